@@ -1,0 +1,140 @@
+"""Command line: ``python -m bench run | report | list``."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import datasets
+from bench import data, report, results
+from bench.adapters import ADAPTERS, adapter_class, missing_modules
+from bench.channel import REPOSITORY, BenchError
+from bench.machine import machine_facts
+from bench.run import DEFAULT_RECALLS, Settings
+from bench.run import run as run_benchmark
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console(log_path=False)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _recalls(text: str) -> tuple[float, ...]:
+    values = sorted({float(word) for word in _names(text)})
+    if not values or not all(0 < value <= 1 for value in values):
+        raise typer.BadParameter(f"{text!r}: recall targets lie in (0, 1], separated by commas.")
+    return tuple(values)
+
+
+def _command() -> str:
+    """The command line as it would be typed in the repository."""
+    words = [word.replace(f"{REPOSITORY}/", "") for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", "bench", *words])
+
+
+def _work() -> Path:
+    return data.cache_root().parent / "bench"
+
+
+@app.command()
+def run(
+    dataset: Annotated[str, typer.Option(help="Names, separated by commas; see `list`.")],
+    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,hnswlib",
+    recall: Annotated[
+        str, typer.Option(help="Targets for adapters that are asked by recall.")
+    ] = ",".join(map(str, DEFAULT_RECALLS)),
+    queries: Annotated[int, typer.Option(min=1, help="Held-out queries.")] = 1000,
+    k: Annotated[int, typer.Option(min=1)] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured passes; 3 at least.")] = 5,
+    warmups: Annotated[int, typer.Option(min=1, help="Passes before the measured ones.")] = 1,
+    batch: Annotated[bool, typer.Option(help="Also batches on one and on all cores.")] = True,
+    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
+    memory_limit_mb: Annotated[
+        int | None, typer.Option(min=1, help="Cold: memory limit of each query process.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+) -> None:
+    """Build, query and store raw results, then write the report beside them."""
+    datasets, adapters = _names(dataset), _names(adapter)
+    for name in adapters:
+        adapter_class(name)
+    day = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    folder = out or results.RESULTS / f"{day}-{'-'.join(datasets)}"
+    settings = Settings(
+        datasets=datasets,
+        adapters=adapters,
+        recalls=_recalls(recall),
+        queries=queries,
+        k=k,
+        repeats=repeats,
+        warmups=warmups,
+        batch=batch,
+        reuse=_names(reuse),
+        memory_limit_bytes=memory_limit_mb * 2**20 if memory_limit_mb else None,
+    )
+    if repeats < 3:
+        console.print("[yellow]Fewer than 3 repeats: good for trying out, not for figures.")
+    run_benchmark(settings, folder, work or _work(), machine_facts(_command()), console.log)
+    _report([folder], folder)
+
+
+@app.command("report")
+def report_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Results folders; the latest by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+) -> None:
+    """Derive tables and plots from raw results."""
+    paths = files or [results.latest_run()]
+    first = paths[0] if paths[0].is_dir() else paths[0].parent
+    _report(paths, out or first)
+
+
+def _report(paths: list[Path], folder: Path) -> None:
+    found = report.write_report([results.load_run(path) for path in paths], folder)
+    for head, rows in found:
+        table = Table(*head)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"Report: {folder / 'report.md'}", soft_wrap=True)
+
+
+@app.command("list")
+def list_command() -> None:
+    """Datasets and adapters, and which of the libraries are missing here."""
+    console.print(
+        f"Datasets: {', '.join(datasets.names())}, synthetic-<rows>x<dim>[-l2|-cosine|-ip]"
+    )
+    table = Table("adapter", "library", "here", "what it is")
+    for name in ADAPTERS:
+        found, missing = adapter_class(name), missing_modules(name)
+        versions = ", ".join(f"{p} {v}" for p, v in found.versions().items() if v != "unknown")
+        about = (found.__doc__ or "").strip().splitlines()[0]
+        here = f"missing: {', '.join(missing)}" if missing else "yes"
+        table.add_row(name, versions, here, about)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command; user errors become one line and exit status 1."""
+    try:
+        app()
+    except (BenchError, ValueError) as error:
+        console.print(f"[red]{error}", soft_wrap=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Training an index and writing it: clustering, homes, raw rows, postings, directory.
+
+One pipeline serves the first bulk load, a later one, a flush of the row log and a retraining:
+rows that are stored already keep their numbers, new rows get theirs in posting order, so that
+rows that are reranked together share pages.  Input is read in blocks; beside it, a build holds
+some 40 bytes per row and one cell's rows.
+
+Nothing here touches LMDB.  `Built` lists extents that are whole and synced; the caller
+publishes them in one transaction, or `Built.abandon` removes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import clustering
+from vecstore.clustering import Progress, Tree
+from vecstore.codecs import find_codec
+from vecstore.config import CHUNK_ROWS, POSTING_ROWS_MAX, Metric
+from vecstore.directory import Directory, draw_signs, geometry, write_directory
+from vecstore.extents import Extent, extent_path
+from vecstore.kernels.encode import gather_rows
+from vecstore.layout import ExtentRecord, Section, align
+from vecstore.postings import group, write_postings
+from vecstore.rawrows import extent_rows, write_rows
+from vecstore.snapshot import Identity, Snapshot
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+
+
+def normalised(x: F32, metric: int) -> F32:
+    """Rows as the index sees them: of length one under cosine."""
+    if metric != Metric.COSINE:
+        return x
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x))
+    return x / np.maximum(norms, np.float32(1e-30))[:, None]
+
+
+class Rows:
+    """Rows to be indexed: some stored already, then some new, in one numbering from 0.
+
+    Parameters
+    ----------
+    dim, metric : int
+    addresses : int64 (stored,)
+        Where the stored rows are.
+    fresh : array-like (new, dim), optional
+        Anything that can be sliced and indexed by rows, a memory map included.
+    """
+
+    def __init__(self, dim: int, metric: int, addresses: I64, fresh: Any) -> None:
+        self.dim = dim
+        self.metric = metric
+        self.stored = len(addresses)
+        self.fresh_count = 0 if fresh is None else len(fresh)
+        self.n = self.stored + self.fresh_count
+        self.stored_addresses = addresses
+        self._fresh = fresh
+
+    def take_raw(self, indices: I64) -> F32:
+        """Copy rows as they were given."""
+        out = np.empty((len(indices), self.dim), np.float32)
+        stored = indices < self.stored
+        if stored.all():
+            gather_rows(self.stored_addresses[indices], self.dim, out)
+            return out
+        if stored.any():
+            own = np.empty((int(stored.sum()), self.dim), np.float32)
+            gather_rows(self.stored_addresses[indices[stored]], self.dim, own)
+            out[stored] = own
+        out[~stored] = self._fresh[indices[~stored] - self.stored]
+        return out
+
+    def take(self, indices: I64) -> F32:
+        """Copy rows as the index sees them."""
+        return normalised(self.take_raw(indices), self.metric)
+
+
+@dataclass
+class Built:
+    """Extents written and not yet published, and what to publish with them.
+
+    Attributes
+    ----------
+    extents : dict
+        Records by extent number.
+    numbers : uint32 (new rows,)
+        Row number of each new row, in input order.
+    postings : int
+        Postings of the directory; 0 when the present one stays.
+    """
+
+    identity: Identity
+    extents: dict[int, ExtentRecord] = field(default_factory=dict)
+    numbers: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
+    postings: int = 0
+
+    def open(self, number: int) -> Extent:
+        """Map an extent that was just written."""
+        return Extent(
+            self.identity.folder, number, self.extents[number], self.identity.name
+        )
+
+    def abandon(self) -> None:
+        """Remove the files."""
+        for number in self.extents:
+            extent_path(self.identity.folder, number).unlink(missing_ok=True)
+
+
+class Builder:
+    """Writes extents for one collection.
+
+    Parameters
+    ----------
+    identity : Identity
+    next_extent : callable
+        Gives a new extent number.
+    workers : int
+        Threads.
+    progress : callable
+        `progress(stage, rows done, rows in all)`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        next_extent: Callable[[], int],
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self._identity = identity
+        self._record = identity.record
+        self._next_extent = next_extent
+        self._workers = workers
+        self._progress = progress
+        codec = find_codec(self._record.codec)
+        self._codec = codec.number
+        self._block_bytes = codec.block_bytes(self._record.dim)
+
+    def train(
+        self,
+        rows: Rows,
+        stored_numbers: U32,
+        first_row: int,
+        first_posting: int,
+        ids: Sequence[Any] | I64,
+    ) -> Built:
+        """Cluster all rows afresh; write new raw rows, all postings and a directory."""
+        tree = clustering.train_tree(rows, self._record.seed, self._progress)
+        homes = clustering.assign_homes(rows, tree, self._progress, self._workers)
+        homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
+        centre = tree.leaves.mean(axis=0, dtype=np.float32)
+        signs = draw_signs(self._record.dim, self._record.seed)
+        postings = np.arange(first_posting, first_posting + len(tree.leaves), dtype=np.uint32)
+        built = Built(self._identity, postings=len(postings))
+        try:
+            self._write(
+                built, rows, stored_numbers, first_row, homes, ids, tree.leaves, postings,
+                centre, signs,
+            )
+            number = self._next_extent()
+            built.extents[number] = write_directory(
+                self._identity.folder,
+                number,
+                self._record.number,
+                0,
+                self._view(centre, signs),
+                tree.leaves,
+                postings,
+                centre,
+                signs,
+                self._record.seed,
+                self._workers,
+            )
+        except BaseException:
+            built.abandon()
+            raise
+        return built
+
+    def append(
+        self,
+        rows: Rows,
+        stored_numbers: U32,
+        first_row: int,
+        directory: Directory,
+        ids: Sequence[Any] | I64,
+    ) -> Built:
+        """Give rows homes among the present postings; write raw rows and fragments."""
+        tree = _regroup(rows, directory.centroids, self._record.seed)
+        homes = clustering.assign_homes(rows, tree.tree, self._progress, self._workers)
+        homes = np.where(homes >= 0, tree.ordinals[homes], -1).astype(np.int32)
+        built = Built(self._identity)
+        try:
+            self._write(
+                built,
+                rows,
+                stored_numbers,
+                first_row,
+                homes,
+                ids,
+                np.ascontiguousarray(directory.centroids),
+                np.ascontiguousarray(directory.postings),
+                directory.centre,
+                directory.signs,
+            )
+        except BaseException:
+            built.abandon()
+            raise
+        return built
+
+    def store_log(self, snapshot: Snapshot) -> Built:
+        """Write the fresh rows of a snapshot as a raw extent under their own numbers."""
+        built = Built(self._identity)
+        count = snapshot.log_count
+        numbers = snapshot.log.numbers[:count]
+        first = snapshot.state.log_first
+        total = int(numbers[-1]) + 1 - first
+        place = numbers.astype(np.int64) - first
+        is_int = bool(snapshot.state.int_ids)
+        ids: Any = np.zeros(total, np.int64) if is_int else [""] * total
+        for at, value in zip(place.tolist(), snapshot.log.ids[:count], strict=True):
+            ids[at] = value
+
+        def take(start: int, end: int) -> F32:
+            block = np.zeros((end - start, self._record.dim), np.float32)
+            inside = (place >= start) & (place < end)
+            block[place[inside] - start] = snapshot.log_vectors[:count][inside]
+            return block
+
+        self._write_raw(built, first, total, take, ids, None)
+        return built
+
+    def _view(self, centre: F32, signs: F32) -> I64:
+        return geometry(
+            self._record.dim,
+            self._record.metric,
+            self._codec,
+            self._block_bytes,
+            centre,
+            signs,
+        )
+
+    def _write(
+        self,
+        built: Built,
+        rows: Rows,
+        stored_numbers: U32,
+        first_row: int,
+        homes: I32,
+        ids: Sequence[Any] | I64,
+        centroids: F32,
+        postings: U32,
+        centre: F32,
+        signs: F32,
+    ) -> None:
+        """Write new rows in posting order, then all rows' codes."""
+        order = np.argsort(homes[rows.stored :, 0], kind="stable")
+        built.numbers = np.empty(rows.fresh_count, np.uint32)
+        built.numbers[order] = np.arange(first_row, first_row + rows.fresh_count, dtype=np.uint32)
+        in_order = ids[order] if isinstance(ids, np.ndarray) else [ids[i] for i in order.tolist()]
+
+        def take(start: int, end: int) -> F32:
+            return rows.take_raw(order[start:end] + rows.stored)
+
+        inserted = (first_row + order).astype(np.uint32)
+        self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
+        numbers = np.concatenate([stored_numbers, built.numbers])
+        addresses = np.concatenate([rows.stored_addresses, self._new_addresses(built, first_row)])
+        first, members = group(homes, np.arange(rows.n, dtype=np.uint32), len(postings))
+        number = self._next_extent()
+        self._progress("postings", 0, rows.n)
+        built.extents[number] = write_postings(
+            self._identity.folder,
+            number,
+            self._record.number,
+            0,
+            self._view(centre, signs),
+            centroids,
+            postings,
+            first,
+            numbers[members],
+            addresses[members],
+            self._workers,
+        )
+        self._progress("postings", rows.n, rows.n)
+
+    def _new_addresses(self, built: Built, first_row: int) -> I64:
+        """Addresses of the new rows in their just written extents, in input order."""
+        addresses = np.empty(len(built.numbers), np.int64)
+        self._maps = [built.open(number) for number in built.extents]
+        for extent in self._maps:
+            inside = (built.numbers >= extent.first_row) & (
+                built.numbers < extent.first_row + extent.count
+            )
+            place = built.numbers[inside].astype(np.int64) - extent.first_row
+            addresses[inside] = extent.address(Section.ROWS) + place * 4 * self._record.dim
+        return addresses
+
+    def _write_raw(
+        self,
+        built: Built,
+        first_row: int,
+        count: int,
+        take: Callable[[int, int], F32],
+        ids: Any,
+        inserted: U32 | None,
+    ) -> None:
+        """Write raw rows, in as many extents as their size asks for."""
+        step = extent_rows(self._record.dim)
+        for start in range(0, count, step):
+            end = min(count, start + step)
+            number = self._next_extent()
+
+            def part(begin: int, stop: int, start: int = start) -> F32:
+                self._progress("rows", start + begin, count)
+                return take(start + begin, start + stop)
+
+            built.extents[number] = write_rows(
+                self._identity.folder,
+                number,
+                self._record.number,
+                first_row + start,
+                end - start,
+                self._record.dim,
+                part,
+                ids[start:end],
+                None if inserted is None else inserted[start:end],
+            )
+
+
+def next_chunk(row: int) -> int:
+    """First row number at or after `row` at which an extent may start."""
+    return align(row, CHUNK_ROWS)
+
+
+@dataclass
+class _Regrouped:
+    tree: Tree
+    ordinals: I64
+
+
+def _regroup(rows: Rows, centroids: F32, seed: int) -> _Regrouped:
+    """Group present centroids into cells, so that homes can be found cell by cell."""
+    count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
+    cells = clustering.kmeans(
+        np.ascontiguousarray(centroids), count, seed, clustering.TRAIN_ROWS_PER_CELL
+    )
+    leaf_cell = clustering.nearest(np.ascontiguousarray(centroids), cells)[1][:, 0]
+    ordinals = np.argsort(leaf_cell, kind="stable")
+    first_leaf = np.zeros(len(cells) + 1, np.int64)
+    first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))
+    home = np.empty(rows.n, np.int64)
+    for start, end in clustering.blocks(rows.n, rows.dim):
+        home[start:end] = clustering.nearest(rows.take(np.arange(start, end)), cells)[1][:, 0]
+    cell_first = np.zeros(len(cells) + 1, np.int64)
+    cell_first[1:] = np.cumsum(np.bincount(home, minlength=len(cells)))
+    leaves = np.ascontiguousarray(centroids[ordinals])
+    tree = Tree(cells, first_leaf, leaves, np.argsort(home, kind="stable"), cell_first)
+    return _Regrouped(tree, ordinals)

@@ -1,0 +1,163 @@
+"""Learning how much to read for the recall asked for.
+
+Rows sampled from the collection serve as queries, each without itself among its neighbours; the
+truth is exact search over all rows.  A grid of efforts is measured on the whole index, not on a
+sample of it, and the cheapest one for each recall is kept.  Cost is counted in postings, rows
+and reranks, not timed, so a busy machine does not change the outcome.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.build import Rows, normalised
+from vecstore.clustering import Progress, blocks
+from vecstore.config import Effort, Metric
+from vecstore.facts import Edit
+from vecstore.kernels import view as v
+from vecstore.layout import EffortRecord
+from vecstore.search import Searcher, effort_array
+from vecstore.snapshot import Identity, Snapshot
+from vecstore.storage import Environment
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+QUERIES = 400
+K = 10
+BOUNDS = (0.35, 0.5, 0.7, 1.0)
+SPREADS = (0.5, 1.0, 1e9)
+PROBES_MAX = 1_024
+COST_POSTING_NS = 120.0
+COST_ROW_NS = 0.7
+COST_RERANK_NS = 60.0
+"""Measured on 577,568 x 128; only their ratios matter."""
+
+
+def exact_neighbours(rows: Rows, queries: F32, k: int) -> tuple[F32, I64]:
+    """Exact k nearest rows of prepared queries, by faiss over blocks of all rows."""
+    inner = rows.metric == Metric.IP
+    metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
+    best_d = np.full((len(queries), 0), 0, np.float32)
+    best_i = np.full((len(queries), 0), 0, np.int64)
+    for start, end in blocks(rows.n, rows.dim):
+        block = rows.take(np.arange(start, end))
+        d, i = faiss.knn(queries, block, min(k, end - start), metric=metric)
+        best_d = np.concatenate([best_d, -d if inner else d], axis=1)
+        best_i = np.concatenate([best_i, i + start], axis=1)
+        order = np.argsort(best_d, axis=1, kind="stable")[:, :k]
+        best_d = np.take_along_axis(best_d, order, 1)
+        best_i = np.take_along_axis(best_i, order, 1)
+    return best_d, best_i
+
+
+def _probe_counts(postings: int) -> list[int]:
+    counts, value = [], 1.0
+    while value < min(postings, PROBES_MAX):
+        counts.append(round(value))
+        value = max(value + 1, value * 1.35)
+    return [*counts, min(postings, PROBES_MAX)]
+
+
+def _kth_distances(rows: Rows, queries: F32, picks: I64, truth: I64) -> F32:
+    """Distance of the last true neighbour of each query, itself left out, with some slack.
+
+    Rows at equal distance are equally right, so recall is counted by distance.
+    """
+    others = truth != picks[:, None]
+    kth = np.array([near[keep][:K][-1] for near, keep in zip(truth, others, strict=True)])
+    prepared = normalised(queries, rows.metric)
+    last = rows.take(kth)
+    if rows.metric == Metric.L2:
+        distance = np.square(prepared - last).sum(axis=1)
+    else:
+        distance = -np.einsum("ij,ij->i", prepared, last)
+        distance += 1.0 if rows.metric == Metric.COSINE else 0.0
+    return np.asarray(distance + 1e-5 * np.abs(distance) + 1e-6, np.float32)
+
+
+def measure(
+    snapshot: Snapshot, searcher: Searcher, progress: Progress, seed: int
+) -> list[EffortRecord]:
+    """Measure the grid of efforts; return those that no cheaper one beats, by recall."""
+    numbers = snapshot.live_rows()
+    record = snapshot.identity.record
+    rng = np.random.default_rng(seed)
+    picks = np.sort(rng.choice(len(numbers), min(QUERIES, len(numbers)), replace=False))
+    rows = Rows(record.dim, record.metric, snapshot.addresses(numbers), None)
+    queries = rows.take_raw(picks)
+    wanted = min(K, len(numbers) - 1)
+    if wanted < 1:
+        return []
+    progress("truth", 0, len(numbers))
+    truth = exact_neighbours(rows, rows.take(picks), K + 1)[1]
+    progress("truth", len(numbers), len(numbers))
+    own = numbers[picks]
+    limits = _kth_distances(rows, queries, picks, truth)
+    measured: list[tuple[float, EffortRecord]] = []
+    counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
+    row_ns = COST_ROW_NS * record.dim / 128
+    rerank_ns = COST_RERANK_NS * (0.5 + record.dim / 256)
+    grid = [(p, b, s) for b in BOUNDS for s in SPREADS for p in counts]
+    for done, (probes, bound, spread) in enumerate(grid):
+        effort = Effort(probes, bound, spread)
+        found, distances, counters = searcher.many(
+            snapshot, effort_array(effort, snapshot), queries, K + 1
+        )
+        hits = ((distances <= limits[:, None]) & (found != own[:, None])).sum(axis=1)
+        recall = float(np.minimum(hits, wanted).mean() / wanted)
+        cost = (
+            counters[v.COUNT_POSTINGS] * COST_POSTING_NS
+            + counters[v.COUNT_ROWS] * row_ns
+            + counters[v.COUNT_RERANKED] * rerank_ns
+        )
+        measured.append((float(cost), EffortRecord(recall, probes, bound, spread)))
+        progress("calibrate", done + 1, len(grid))
+    kept_efforts: list[EffortRecord] = []
+    for _, candidate in sorted(measured, key=lambda entry: entry[0]):
+        if not kept_efforts or candidate.recall > kept_efforts[-1].recall:
+            kept_efforts.append(candidate)
+    return kept_efforts
+
+
+def calibrate(
+    environment: Environment,
+    identity: Identity,
+    snapshot: Snapshot,
+    searcher: Searcher,
+    progress: Progress,
+) -> None:
+    """Measure and store the calibration of a collection that was just trained."""
+    efforts = measure(snapshot, searcher, progress, identity.record.seed)
+    with environment.write() as transaction:
+        edit = Edit(transaction, identity)
+        edit.state.calibration = efforts
+        edit.state.calibration_note = (
+            f"recall@{K} of {min(QUERIES, snapshot.state.live_rows)} rows of the collection, "
+            f"each without itself, on all {snapshot.state.live_rows} rows"
+        )
+        edit.finish()
+
+
+def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort | None:
+    """Cheapest effort measured to reach a recall; None when only an exact scan does.
+
+    More hits than calibrated for need more postings: their number grows with the square root
+    of k / 10, at least the rows asked for being met.
+    """
+    if recall >= 1.0:
+        return None
+    chosen = next((effort for effort in efforts if effort.recall >= recall), None)
+    if chosen is None:
+        if not efforts:
+            return DEFAULT_EFFORT
+        chosen = EffortRecord(1.0, max(e.probes for e in efforts) * 2, 1.0, SPREADS[-1])
+    grown = max(1.0, (k / K) ** 0.5)
+    return Effort(round(chosen.probes * grown), chosen.bound, chosen.spread)
+
+
+DEFAULT_EFFORT = Effort(probes=64, bound=1.0, spread=SPREADS[-1])
+"""Serves in the moments between training and calibration."""
+

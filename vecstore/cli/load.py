@@ -1,0 +1,175 @@
+"""`vecstore load`: a file of vectors into a collection."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vecstore.cli.app import app
+from vecstore.cli.output import emit_json, plain, progress_bars, size_text
+from vecstore.cli.stores import (
+    CollectionOption,
+    JsonOption,
+    StoreArgument,
+    folder_bytes,
+    opened,
+    pick_name,
+)
+from vecstore.errors import InvalidArgumentError, VecstoreError
+
+if TYPE_CHECKING:
+    from vecstore.loaders import Source
+    from vecstore.store import Collection
+
+
+_NAME_IT = "The store has no collection. Name the new one with --collection."
+
+
+class Metric(StrEnum):
+    """What "near" means."""
+
+    l2 = "l2"
+    cosine = "cosine"
+    ip = "ip"
+
+
+class Format(StrEnum):
+    """Kinds of file."""
+
+    npy = "npy"
+    npz = "npz"
+    fvecs = "fvecs"
+    bvecs = "bvecs"
+    parquet = "parquet"
+    hdf5 = "hdf5"
+    jsonl = "jsonl"
+
+
+@app.command()
+def load(
+    store: StoreArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help=".npy .npz .fvecs .bvecs .parquet .hdf5 .jsonl(.gz)"),
+    ],
+    collection: CollectionOption = None,
+    metric: Annotated[
+        Metric | None, typer.Option(help="For a new collection; l2 by default.")
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="Refuse the file if its vectors have another.")
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="For a new collection; chosen by itself by default.")
+    ] = None,
+    format: Annotated[
+        Format | None, typer.Option("--format", help="If the suffix does not tell.")
+    ] = None,
+    array: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Array in .npz, dataset in .hdf5.")
+    ] = None,
+    vector_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column or key with the vectors.")
+    ] = None,
+    ids_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column, key or array with the ids.")
+    ] = None,
+    document_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column, key or array with the texts.")
+    ] = None,
+    metadata_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Column, key or array for the metadata; repeatable."),
+    ] = None,
+    first_id: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number the rows from here, if the file has no ids."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Load a file of vectors; rows whose id exists are replaced."""
+    from vecstore.loaders import SourceFileError, open_source
+
+    with progress_bars() as progress:
+        source = open_source(
+            file,
+            format=format,
+            vector_column=vector_column,
+            id_column=ids_column,
+            document_column=document_column,
+            metadata_columns=metadata_column,
+            array_key=array,
+            progress=progress,
+        )
+        rows, found_dim = source.vectors.shape
+        if dim not in (None, found_dim):
+            raise SourceFileError(
+                f"{file}: vectors have {found_dim} dimensions; --dim asks for {dim}. Choose "
+                "another file or leave --dim out."
+            )
+        if collection is None and not store.exists():
+            raise InvalidArgumentError(_NAME_IT)
+        started = time.perf_counter()
+        options = {"metric": metric and metric.value, "codec": codec, "dim": found_dim}
+        given = {key: value for key, value in options.items() if value is not None}
+        with opened(store, "w") as target:
+            existing = target.collections()
+            if collection is None and not existing:
+                raise InvalidArgumentError(_NAME_IT)
+            name = pick_name(target, store, collection)
+            docs = target.collection(name, **given)
+            try:
+                _load(docs, source, first_id, progress)
+            except BaseException:
+                if name not in existing:
+                    with contextlib.suppress(VecstoreError):
+                        target.drop(name)
+                raise
+            rows_after = docs.count()
+        seconds = time.perf_counter() - started
+    report = {
+        "store": store,
+        "collection": name,
+        "rows_loaded": rows,
+        "rows": rows_after,
+        "dim": found_dim,
+        "seconds": round(seconds, 3),
+        "disk_bytes": folder_bytes(store),
+    }
+    if json:
+        emit_json(report)
+        return
+    typer.echo(
+        f"{rows:,} rows × {found_dim} loaded into {plain(name)!r} in {seconds:.1f} s "
+        f"({rows / seconds:,.0f} rows/s); it has {rows_after:,} rows, the store takes "
+        f"{size_text(folder_bytes(store))}."
+    )
+
+
+def _load(docs: Collection, source: Source, first_id: int | None, progress: Any) -> None:
+    """Load with the file's ids, or with numbers that replace nothing by accident."""
+    rows = len(source.vectors)
+    ids: Any = source.ids
+    if ids is not None and first_id is not None:
+        raise InvalidArgumentError("The file has ids. Leave --first-id out.")
+    if ids is None:
+        held = docs.count()
+        if held and first_id is None:
+            raise InvalidArgumentError(
+                f"The collection has {held:,} rows and the file has no ids, so that its rows would "
+                "replace those numbered from 0. Give --first-id (0 to replace), or --ids-column."
+            )
+        if first_id:
+            ids = range(first_id, first_id + rows)
+    docs.load(
+        source.vectors,
+        ids=ids,
+        metadata=source.metadata,
+        documents=source.documents,
+        progress=progress,
+    )

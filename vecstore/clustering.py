@@ -1,0 +1,275 @@
+"""The shared clustering tree: two levels of balanced k-means, and the homes of rows.
+
+Arrays in and out; nothing here knows of storage.  The tree follows SPANN (NeurIPS 2021, section
+3.2.1): hierarchical clustering until a leaf holds few enough rows.  SPANN only encourages
+balance by a penalty; here a leaf over the limit is divided, so the limit holds.
+
+Sources of rows are read in blocks, so a memory map larger than RAM can be clustered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.config import COPIES, POSTING_ROWS, POSTING_ROWS_MAX, SOAR_LAMBDA
+from vecstore.kernels.closure import choose_copies
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+Progress = Callable[[str, int, int], None]
+
+CELL_LEAVES = 128
+"""Leaves per cell of the upper level."""
+CANDIDATES = 24
+"""Nearest centroids among which a row's homes are chosen."""
+CANDIDATE_LEAVES = 1_024
+"""Leaves around a cell that are searched for these."""
+BLOCK_BYTES = 64 << 20
+TRAIN_ROWS_PER_CELL = 256
+TRAIN_ROWS_PER_LEAF = 64
+ITERATIONS = 8
+LEAF_ROWS_MAX = POSTING_ROWS_MAX // COPIES
+
+
+class Source(Protocol):
+    """Rows to be clustered, as the index sees them (normalised under cosine)."""
+
+    n: int
+    dim: int
+
+    def take(self, indices: I64) -> F32:
+        """Copy the given rows, float32 (len(indices), dim)."""
+
+
+@dataclass
+class Tree:
+    """Two levels of centroids and where each row belongs.
+
+    Attributes
+    ----------
+    cells : float32 (cells, dim)
+    first_leaf : int64 (cells + 1,)
+        Leaves of cell c are first_leaf[c] to first_leaf[c + 1] - 1.
+    leaves : float32 (leaves, dim)
+        Means of their rows.
+    order : int64 (rows,)
+        Rows sorted by cell.
+    cell_first : int64 (cells + 1,)
+        Rows of cell c are order[cell_first[c]:cell_first[c + 1]].
+    """
+
+    cells: F32
+    first_leaf: I64
+    leaves: F32
+    order: I64
+    cell_first: I64
+
+
+def blocks(n: int, dim: int) -> Iterator[tuple[int, int]]:
+    """Cut `n` rows into ranges of at most `BLOCK_BYTES` of float32."""
+    step = max(1_024, BLOCK_BYTES // (4 * dim))
+    for start in range(0, n, step):
+        yield start, min(n, start + step)
+
+
+def kmeans(x: F32, k: int, seed: int, points: int) -> F32:
+    """Train k centroids with faiss on at most `points` rows for each."""
+    k = min(k, len(x))
+    if k == 1:
+        return np.asarray(x.mean(axis=0, keepdims=True), dtype=np.float32)
+    model = faiss.Kmeans(
+        x.shape[1],
+        k,
+        niter=ITERATIONS,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=points,
+    )
+    model.train(x)
+    return np.ascontiguousarray(model.centroids, dtype=np.float32)
+
+
+def nearest(x: F32, centroids: F32, k: int = 1) -> tuple[F32, I64]:
+    """Squared distances and ordinals of the k nearest centroids of each row."""
+    distances, ordinals = faiss.knn(x, centroids, min(k, len(centroids)))
+    return distances, ordinals
+
+
+def bisect(x: F32) -> NDArray[np.bool_] | None:
+    """Divide rows in two by 2-means, neither side under a third; None when all are equal."""
+    centre = x.mean(axis=0)
+    offset = x - centre
+    lengths = np.einsum("ij,ij->i", offset, offset)
+    direction = offset[int(lengths.argmax())]
+    if not lengths.max() > 0:
+        return None
+    for _ in range(4):
+        projection = offset @ direction
+        right = projection > np.median(projection)
+        if not right.any():
+            right = projection >= projection.max()
+        if right.all():
+            return None
+        direction = offset[right].mean(axis=0) - offset[~right].mean(axis=0)
+    projection = offset @ direction
+    n = len(x)
+    rank = np.empty(n, np.int64)
+    rank[np.argsort(projection, kind="stable")] = np.arange(n)
+    cut = int(np.clip((projection <= 0).sum(), n // 3, n - n // 3))
+    sides: NDArray[np.bool_] = rank >= cut
+    if projection.max() == projection.min():
+        return None
+    return sides
+
+
+def _divide(x: F32, limit: int) -> list[I64]:
+    """Divide rows until every part is within the limit or consists of equal vectors."""
+    parts, todo = [], [np.arange(len(x))]
+    while todo:
+        rows = todo.pop()
+        sides = bisect(x[rows]) if len(rows) > limit else None
+        if sides is None:
+            parts.append(rows)
+        else:
+            todo += [rows[~sides], rows[sides]]
+    return parts
+
+
+def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTING_ROWS) -> F32:
+    """Centroids of one cell: k-means, thin leaves dissolved, large ones divided.
+
+    Parameters
+    ----------
+    x : float32 (n, dim)
+        All rows of the cell, or a sample of them.
+    seed : int
+    limit : int
+        Rows that a leaf may hold.
+    rows : int
+        Rows that a leaf should hold.
+    """
+    centroids = kmeans(x, max(1, round(len(x) / rows)), seed, TRAIN_ROWS_PER_LEAF)
+    home = nearest(x, centroids)[1][:, 0]
+    counts = np.bincount(home, minlength=len(centroids))
+    thick = counts >= rows // 4
+    if thick.any() and not thick.all():
+        centroids = np.ascontiguousarray(centroids[thick])
+        home = nearest(x, centroids)[1][:, 0]
+    order = np.argsort(home, kind="stable")
+    ends = np.cumsum(np.bincount(home, minlength=len(centroids)))
+    means = []
+    for members in np.split(order, ends[:-1]):
+        if len(members):
+            own = x[members]
+            means += [own[part].mean(axis=0) for part in _divide(own, limit)]
+    return np.ascontiguousarray(means, dtype=np.float32)
+
+
+def train_tree(source: Source, seed: int, progress: Progress) -> Tree:
+    """Cluster all rows of a source into cells and leaves."""
+    rng = np.random.default_rng(seed)
+    n = source.n
+    cell_count = max(1, round(n / (POSTING_ROWS * CELL_LEAVES)))
+    sample = min(n, cell_count * TRAIN_ROWS_PER_CELL)
+    picks = np.sort(rng.choice(n, sample, replace=False)).astype(np.int64)
+    cells = kmeans(source.take(picks), cell_count, seed, TRAIN_ROWS_PER_CELL)
+    home = np.empty(n, np.int32)
+    for start, end in blocks(n, source.dim):
+        home[start:end] = nearest(source.take(np.arange(start, end)), cells)[1][:, 0]
+        progress("cells", end, n)
+    order = np.argsort(home, kind="stable")
+    cell_first = np.zeros(len(cells) + 1, np.int64)
+    cell_first[1:] = np.cumsum(np.bincount(home, minlength=len(cells)))
+    leaves, first_leaf = [], [0]
+    sample_max = max(BLOCK_BYTES // (4 * source.dim), 64 * POSTING_ROWS)
+    for cell in range(len(cells)):
+        members = order[cell_first[cell] : cell_first[cell + 1]]
+        if len(members):
+            if len(members) > sample_max:
+                picks = np.sort(rng.choice(members, sample_max, replace=False))
+                share = sample_max / len(members)
+                leaves.append(
+                    train_cell(
+                        source.take(picks),
+                        seed,
+                        max(2, int(LEAF_ROWS_MAX * share)),
+                        max(1, int(POSTING_ROWS * share)),
+                    )
+                )
+            else:
+                leaves.append(train_cell(source.take(members), seed))
+        first_leaf.append(sum(map(len, leaves)) if not leaves else first_leaf[-1] + (
+            len(leaves[-1]) if len(members) else 0
+        ))
+        progress("leaves", int(cell_first[cell + 1]), n)
+    return Tree(cells, np.array(first_leaf, np.int64), np.vstack(leaves), order, cell_first)
+
+
+def assign_homes(source: Source, tree: Tree, progress: Progress, workers: int) -> I32:
+    """Choose the homes of every row, the nearest leaf first.
+
+    Returns
+    -------
+    int32 (rows, COPIES)
+        Ordinals of leaves, -1 for none.
+    """
+    homes = np.full((source.n, COPIES), -1, np.int32)
+    near = nearest(tree.cells, tree.cells, len(tree.cells))[1]
+    sizes = np.diff(tree.first_leaf)
+    with ThreadPoolExecutor(workers) as pool:
+        for cell in range(len(tree.cells)):
+            members = tree.order[tree.cell_first[cell] : tree.cell_first[cell + 1]]
+            around = near[cell]
+            around = around[: int(np.searchsorted(np.cumsum(sizes[around]), CANDIDATE_LEAVES)) + 1]
+            leaves = np.concatenate(
+                [np.arange(tree.first_leaf[c], tree.first_leaf[c + 1]) for c in around]
+            )
+            centroids = np.ascontiguousarray(tree.leaves[leaves])
+            for start, end in blocks(len(members), source.dim):
+                rows = members[start:end]
+                homes[rows] = choose_homes(source.take(rows), centroids, leaves, pool, workers)
+            progress("homes", int(tree.cell_first[cell + 1]), source.n)
+    return homes
+
+
+def choose_homes(
+    x: F32, centroids: F32, ordinals: I64, pool: ThreadPoolExecutor, workers: int
+) -> I32:
+    """Choose the homes of rows among given centroids; see `assign_homes`."""
+    distances, candidates = nearest(x, centroids, CANDIDATES)
+    chosen = np.empty((len(x), COPIES), np.int32)
+    step = -(-len(x) // workers)
+
+    def part(start: int) -> Any:
+        cut = slice(start, start + step)
+        return choose_copies(
+            x[cut],
+            candidates[cut],
+            distances[cut],
+            centroids,
+            np.float32(SOAR_LAMBDA),
+            chosen[cut],
+        )
+
+    list(pool.map(part, range(0, len(x), step)))
+    return np.where(chosen >= 0, ordinals[chosen], -1).astype(np.int32)
+
+
+def limit_postings(homes: I32, leaves: int, limit: int) -> I32:
+    """Drop copies, never first homes, from postings that are over the limit."""
+    counts = np.bincount(homes[homes >= 0], minlength=leaves)
+    for posting in np.flatnonzero(counts > limit):
+        rows, columns = np.nonzero(homes == posting)
+        copies = np.flatnonzero(columns > 0)
+        excess = min(len(copies), int(counts[posting]) - limit)
+        drop = copies[len(copies) - excess :]
+        homes[rows[drop], columns[drop]] = -1
+    return homes

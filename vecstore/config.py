@@ -1,0 +1,107 @@
+"""Options, limits and their cross-checks; nothing here touches data.
+
+Sizes are in rows or bytes as their names say.  The values that shape an index were chosen by
+measurement; the figures stand in ``bench/results`` and beside the constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from vecstore.errors import InvalidArgumentError
+
+BLOCK_ROWS: Final = 32
+"""Rows of one code block: the kernel keeps one accumulator for each."""
+
+CHUNK_ROWS: Final = 1024
+"""Rows of one entry of the row-address table; every raw extent starts at a multiple."""
+
+DIM_MAX: Final = 65_536
+ROWS_MAX: Final = 2**32 - 2**20
+ID_BYTES_MAX: Final = 256
+INT_ID_MAX: Final = 2**63 - 1
+K_MAX: Final = 1_000_000
+COLLECTION_NAME_BYTES_MAX: Final = 256
+
+BULK_ROWS_MIN: Final = 8_192
+"""A call with at least this many rows skips the row log and is written as extents."""
+
+LOG_ROWS_MAX: Final = 4_096
+"""The row log is flushed to extents when it holds more than this, or ...."""
+
+LOG_INDEXED_FRACTION: Final = 1 / 64
+"""... this fraction of the indexed rows, whichever is more."""
+
+FRAGMENTS_MAX: Final = 24
+"""Posting extents of one collection before the index is trained anew."""
+
+GROWTH_MAX: Final = 2.0
+"""The index is trained anew when the rows it holds exceed this many times those it was
+trained for."""
+
+POSTING_ROWS: Final = 100
+"""Primary rows per posting that training aims at (1 % centroids)."""
+
+POSTING_ROWS_MAX: Final = 512
+"""Entries, copies included, that one posting of a fresh build may hold."""
+
+COPIES: Final = 2
+"""Places of a row: its primary posting and one chosen as in SOAR."""
+
+SOAR_LAMBDA: Final = 1.0
+PAGE_CENTROIDS: Final = 256
+ONE_PASS_CENTROIDS_MAX: Final = 2_048
+
+EXTENT_BYTES_MAX: Final = 256 << 20
+MAP_BYTES: Final = 1 << 40
+MAP_BYTES_MIN: Final = 1 << 30
+READERS_MAX: Final = 1_024
+CHANGES_KEPT: Final = 1_024
+"""Change records kept for readers that are behind; older readers load the state whole."""
+
+RECALL_DEFAULT: Final = 0.95
+
+
+class Metric(IntEnum):
+    """Distance of a collection; the number is stored and known to the kernels."""
+
+    L2 = 0
+    COSINE = 1
+    IP = 2
+
+    @classmethod
+    def parse(cls, name: str) -> Metric:
+        """Return the metric called `name` ("l2", "cosine" or "ip")."""
+        try:
+            return cls[name.upper()] if name == name.lower() else cls[""]
+        except (KeyError, AttributeError):
+            raise InvalidArgumentError(
+                f"metric is {name!r}; use 'l2', 'cosine' or 'ip'."
+            ) from None
+
+    @property
+    def label(self) -> str:
+        """The name users write."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of the index one query reads.
+
+    Attributes
+    ----------
+    probes : int
+        Postings scanned at most.
+    bound : float
+        Fraction of the code's error bound used when a row is excluded; 1.0 is the full bound.
+    spread : float
+        A posting is left out when its centroid is farther than (1 + spread) times the nearest
+        centroid, in the index's own distance (squared for l2).
+    """
+
+    probes: int
+    bound: float
+    spread: float

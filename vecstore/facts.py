@@ -1,0 +1,170 @@
+"""Editing the facts of one collection inside one write transaction.
+
+Invariants
+----------
+* Id -> row is a bijection onto the live rows of a tenant.
+* Metadata and documents stand under live rows only.
+* Whatever dies or changes is told to readers by one change record per transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.config import CHANGES_KEPT
+from vecstore.layout import ChangeRecord, ExtentRecord, Kind
+from vecstore.snapshot import Identity, read_state
+
+
+class Edit:
+    """One transaction's changes to one collection; `finish` before the commit.
+
+    Attributes
+    ----------
+    state : StateRecord
+        As it will be after the transaction.
+    """
+
+    def __init__(self, transaction: lmdb.Transaction, identity: Identity) -> None:
+        self.transaction = transaction
+        self.collection = identity.record.number
+        self.state = read_state(transaction, self.collection)
+        self._dead: list[int] = []
+        self._extents_changed = False
+
+    def row_of(self, tenant: int, raw_id: bytes) -> int | None:
+        """Row number of an id, if it has one."""
+        raw = self.transaction.get(layout.id_prefix(self.collection, tenant) + raw_id)
+        return None if raw is None else int(layout.U32.unpack(raw)[0])
+
+    def put_ids(self, tenant: int, raw_ids: Sequence[bytes], rows: Iterable[int]) -> None:
+        """Point ids at rows; those that pointed elsewhere are redirected."""
+        prefix = layout.id_prefix(self.collection, tenant)
+        pack = layout.U32.pack
+        pairs = sorted(zip(raw_ids, rows, strict=True))
+        cursor = self.transaction.cursor()
+        cursor.putmulti([(prefix + raw_id, pack(row)) for raw_id, row in pairs])
+        self.state.live_rows += len(pairs)
+
+    def put_facts(
+        self,
+        rows: Sequence[int],
+        metadata: Sequence[dict[str, Any] | None] | None,
+        documents: Sequence[str | None] | None,
+    ) -> None:
+        """Store metadata and documents of new rows, in any order of rows."""
+        for kind, values in ((Kind.METADATA, metadata), (Kind.DOCUMENT, documents)):
+            if values is None:
+                continue
+            pairs = [
+                (
+                    layout.key_u32(self.collection, kind, row),
+                    layout.pack(value) if kind == Kind.METADATA else str(value).encode(),
+                )
+                for row, value in zip(rows, values, strict=True)
+                if value is not None
+            ]
+            pairs.sort()
+            self.transaction.cursor().putmulti(pairs)
+            if kind == Kind.METADATA:
+                self.state.metadata_rows += len(pairs)
+            else:
+                self.state.document_rows += len(pairs)
+
+    def kill(self, rows: Iterable[int]) -> None:
+        """End rows: they are found by no call that begins after the commit."""
+        for row in rows:
+            self._dead.append(row)
+            self.state.live_rows -= 1
+            if row >= self.state.log_first:
+                self.transaction.delete(layout.key_u32(self.collection, Kind.LOG, row))
+            if self.state.metadata_rows and self.transaction.delete(
+                layout.key_u32(self.collection, Kind.METADATA, row)
+            ):
+                self.state.metadata_rows -= 1
+            if self.state.document_rows and self.transaction.delete(
+                layout.key_u32(self.collection, Kind.DOCUMENT, row)
+            ):
+                self.state.document_rows -= 1
+
+    def delete_ids(self, tenant: int, raw_ids: Iterable[bytes]) -> None:
+        """Forget ids."""
+        prefix = layout.id_prefix(self.collection, tenant)
+        for raw_id in raw_ids:
+            self.transaction.delete(prefix + raw_id)
+
+    def add_extents(self, records: dict[int, ExtentRecord]) -> None:
+        """Name extents that are whole and synced."""
+        for number, record in records.items():
+            key = layout.key_u64(self.collection, Kind.EXTENT, number)
+            self.transaction.put(key, layout.pack(record))
+        self._extents_changed = self._extents_changed or bool(records)
+
+    def retire_extents(self, numbers: Iterable[int]) -> None:
+        """Stop naming extents; their files go when no reader is older."""
+        stamp = layout.U64.pack(self.transaction.id())
+        for number in numbers:
+            self.transaction.delete(layout.key_u64(self.collection, Kind.EXTENT, number))
+            key = layout.key_u64(0, Kind.RETIRED, number)
+            self.transaction.put(key, stamp)
+            self._extents_changed = True
+
+    def clear_log(self) -> None:
+        """Drop the row log, whose rows an extent holds by now."""
+        prefix = layout.key(self.collection, Kind.LOG)
+        delete_range(self.transaction, prefix)
+        self._extents_changed = True
+
+    def finish(self) -> None:
+        """Write what was gathered."""
+        self._write_dead()
+        number = self.transaction.id()
+        dead = np.array(self._dead, np.uint32).tobytes()
+        record = ChangeRecord(dead=dead, extents=self._extents_changed)
+        self.transaction.put(
+            layout.key_u64(self.collection, Kind.CHANGE, number), layout.pack(record)
+        )
+        self._trim_changes(number)
+        key = layout.key(self.collection, Kind.STATE)
+        self.transaction.put(key, layout.pack(self.state))
+
+    def _write_dead(self) -> None:
+        rows = np.array(self._dead, np.uint32)
+        pages: NDArray[np.uint32] = rows // np.uint32(layout.DEAD_PAGE_ROWS)
+        for page in np.unique(pages):
+            key = layout.key_u32(self.collection, Kind.DEAD, int(page))
+            raw = self.transaction.get(key)
+            bitmap = np.zeros(layout.DEAD_PAGE_ROWS // 64, np.uint64)
+            if raw is not None:
+                bitmap |= np.frombuffer(raw, np.uint64)
+            inside = rows[pages == page] % np.uint32(layout.DEAD_PAGE_ROWS)
+            layout.set_bits(bitmap, inside, True)
+            self.transaction.put(key, bitmap.tobytes())
+
+    def _trim_changes(self, number: int) -> None:
+        """Keep the last change records only; readers further behind load everything."""
+        oldest_kept = number - CHANGES_KEPT
+        prefix = layout.key(self.collection, Kind.CHANGE)
+        cursor = self.transaction.cursor()
+        for _ in range(2):
+            if not cursor.set_range(prefix) or not bytes(cursor.key()).startswith(prefix):
+                return
+            oldest = int(layout.U64.unpack(bytes(cursor.key())[len(prefix) :])[0])
+            if oldest >= oldest_kept:
+                return
+            cursor.delete()
+            self.state.changes_trimmed = oldest
+
+
+def delete_range(transaction: lmdb.Transaction, prefix: bytes) -> None:
+    """Delete every key with a prefix."""
+    cursor = transaction.cursor()
+    while cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix):
+        if not cursor.delete():
+            return

@@ -1,0 +1,339 @@
+"""Turning what callers pass into what the engine takes, or a typed error that says why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.config import (
+    COLLECTION_NAME_BYTES_MAX,
+    ID_BYTES_MAX,
+    INT_ID_MAX,
+    K_MAX,
+    Metric,
+)
+from vecstore.errors import DuplicateIdError, InvalidArgumentError, InvalidVectorError
+from vecstore.layout import encode_id
+
+_METADATA_DEPTH_MAX = 64
+_CHECK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Valid ids of one call.
+
+    Attributes
+    ----------
+    values : int64 array, or list of str
+    scalar : bool
+        The caller passed one id, not a sequence.
+    is_int : bool
+    """
+
+    values: NDArray[np.int64] | list[str]
+    scalar: bool
+    is_int: bool
+
+    def __len__(self) -> int:
+        """Return the number of ids."""
+        return len(self.values)
+
+    def plain(self) -> list[Any]:
+        """Ids as Python objects."""
+        return self.values.tolist() if isinstance(self.values, np.ndarray) else self.values
+
+    def encoded(self) -> list[bytes]:
+        """Ids as they stand in keys."""
+        return [encode_id(value) for value in self.plain()]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
+def _check_id(value: Any, place: int) -> int | str:
+    if isinstance(value, str):
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(
+                f"Id number {place} ({value!r}) is not valid Unicode; ids are stored as UTF-8."
+            ) from None
+        if not 1 <= size <= ID_BYTES_MAX:
+            raise InvalidArgumentError(
+                f"Id number {place} has {size} bytes; a str id has 1 to {ID_BYTES_MAX} in UTF-8."
+            )
+        return str(value)
+    if _is_int(value):
+        if not 0 <= int(value) <= INT_ID_MAX:
+            raise InvalidArgumentError(
+                f"Id number {place} is {value}; an int id lies between 0 and 2**63 - 1."
+            )
+        return int(value)
+    raise InvalidArgumentError(
+        f"Id number {place} is {value!r} ({type(value).__name__}); use str or int ids."
+    )
+
+
+def parse_ids(ids: Any) -> Ids:
+    """Check ids: one or a sequence, all str or all int."""
+    if isinstance(ids, np.ndarray) and ids.ndim == 0:
+        ids = ids.item()
+    if isinstance(ids, str) or _is_int(ids):
+        value = _check_id(ids, 0)
+        if isinstance(value, int):
+            return Ids(np.array([value], np.int64), True, True)
+        return Ids([value], True, False)
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        if ids.ndim != 1:
+            raise InvalidArgumentError(f"ids has shape {ids.shape}; pass a flat sequence.")
+        wrong = np.flatnonzero((ids < 0) | (ids > INT_ID_MAX))
+        if len(wrong):
+            _check_id(ids[wrong[0]], int(wrong[0]))
+        return Ids(ids.astype(np.int64), False, True)
+    if ids is None or isinstance(ids, (bytes, float, bool, dict)) or not hasattr(ids, "__iter__"):
+        _check_id(ids, 0)
+    values = [_check_id(value, place) for place, value in enumerate(ids)]
+    kinds = {type(value) for value in values}
+    if len(kinds) > 1:
+        raise InvalidArgumentError("ids mixes str and int; a collection has one kind of id.")
+    if kinds == {int} or not values:
+        return Ids(np.array(values, np.int64), False, True)
+    return Ids(values, False, False)
+
+
+def check_id_kind(ids: Ids, int_ids: bool | None, collection: str) -> None:
+    """Hold the kind of ids against the collection's."""
+    if int_ids is not None and len(ids) and ids.is_int != int_ids:
+        have, given = ("int", "str") if int_ids else ("str", "int")
+        raise InvalidArgumentError(
+            f"Collection {collection!r} has {have} ids; got {given} ids ({ids.plain()[0]!r})."
+        )
+
+
+def check_unique(ids: Ids) -> None:
+    """Refuse an id that occurs twice in one call."""
+    if isinstance(ids.values, np.ndarray):
+        ordered = np.sort(ids.values)
+        twice = ordered[:-1][ordered[1:] == ordered[:-1]]
+        repeated: Any = int(twice[0]) if len(twice) else None
+    else:
+        seen: set[str] = set()
+        repeated = None
+        if len(set(ids.values)) < len(ids.values):
+            for value in ids.values:
+                if value in seen:
+                    repeated = value
+                    break
+                seen.add(value)
+    if repeated is not None:
+        raise DuplicateIdError(
+            f"Id {repeated!r} occurs twice in one call; pass each id once. Nothing was written."
+        )
+
+
+def as_array(vectors: Any, dim: int, collection: str, scalar: bool) -> Any:
+    """Check type and shape of vectors; the result may be an array of any real dtype.
+
+    A memory map stays one: values are looked at by `check_values`, in blocks.
+    """
+    if isinstance(vectors, np.ndarray):
+        array = vectors
+    else:
+        try:
+            array = np.asarray(vectors)
+        except (ValueError, TypeError) as error:
+            raise InvalidVectorError(
+                f"vectors is no rectangular array of numbers ({error})."
+            ) from None
+    if array.dtype.kind not in "fiu" and array.size:
+        raise InvalidVectorError(
+            f"vectors has dtype {array.dtype}; pass real numbers (float32 is stored)."
+        )
+    if array.ndim == 1 and scalar:
+        array = array[None]
+    if array.ndim == 1 and array.size == 0:
+        array = array.reshape(0, dim)
+    if array.ndim != 2:
+        raise InvalidVectorError(
+            f"vectors has shape {array.shape}; collection {collection!r} expects (n, {dim})"
+            f"{', or one vector with one id' if array.ndim == 1 else ''}."
+        )
+    if array.shape[1] != dim:
+        raise InvalidVectorError(
+            f"Vector has {array.shape[1]} dimensions; collection {collection!r} expects {dim}."
+        )
+    return array
+
+
+def check_values(array: Any, metric: int) -> None:
+    """Refuse NaN, infinity, overflow of float32 and, under cosine, zero vectors; names the row."""
+    step = max(1, _CHECK_BYTES // max(1, 4 * array.shape[1]))
+    for start in range(0, len(array), step):
+        with np.errstate(over="ignore"):
+            block = np.asarray(array[start : start + step], np.float32)
+            squares = np.einsum("ij,ij->i", block, block)
+        wrong = np.flatnonzero(~np.isfinite(squares))
+        if len(wrong):
+            row = start + int(wrong[0])
+            values = np.asarray(array[row], np.float64)
+            odd = values[~np.isfinite(values)]
+            what = f"contains {odd[0]}" if len(odd) else "is too long for float32"
+            raise InvalidVectorError(f"Vector in row {row} {what}; nothing was written.")
+        if metric == Metric.COSINE and not squares.all():
+            row = start + int(np.flatnonzero(squares == 0)[0])
+            raise InvalidVectorError(
+                f"Vector in row {row} has length zero; cosine distance needs a direction. "
+                f"Nothing was written."
+            )
+
+
+def parse_queries(vectors: Any, dim: int, collection: str, scalar: bool) -> NDArray[np.float32]:
+    """Queries as float32 (n, dim), C-contiguous; values are checked by the kernel."""
+    if (
+        type(vectors) is np.ndarray
+        and vectors.dtype == np.float32
+        and vectors.shape[-1:] == (dim,)
+        and vectors.flags.c_contiguous
+        and vectors.ndim == (1 if scalar else 2)
+    ):
+        return vectors.reshape(-1, dim)
+    array = as_array(vectors, dim, collection, scalar)
+    if scalar and len(array) != 1:
+        raise InvalidVectorError(
+            f"query takes one vector, not {len(array)}; use search for a batch."
+        )
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
+
+
+def parse_k(k: Any) -> int:
+    """Check the number of hits asked for."""
+    if not _is_int(k) or not 1 <= k <= K_MAX:
+        raise InvalidArgumentError(f"k is {k!r}; use an int from 1 to {K_MAX}.")
+    return int(k)
+
+
+def parse_recall(recall: Any) -> float | None:
+    """Check the recall asked for."""
+    if recall is None:
+        return None
+    if isinstance(recall, (bool, str)) or not isinstance(recall, (int, float, np.floating)):
+        raise InvalidArgumentError(f"recall is {recall!r}; use a number in (0, 1].")
+    if not 0 < recall <= 1:
+        raise InvalidArgumentError(f"recall is {recall}; use a number in (0, 1].")
+    return float(recall)
+
+
+def parse_name(name: Any) -> str:
+    """Check a collection's name."""
+    if not isinstance(name, str) or not name:
+        raise InvalidArgumentError(f"Collection name is {name!r}; use a non-empty str.")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"Collection name {name!r} is not valid Unicode.") from None
+    if size > COLLECTION_NAME_BYTES_MAX:
+        raise InvalidArgumentError(
+            f"Collection name has {size} bytes; use at most {COLLECTION_NAME_BYTES_MAX}."
+        )
+    return name
+
+
+def _check_json(value: Any, row: int, depth: int) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(
+                f"Metadata of row {row} has a str that is not valid Unicode."
+            ) from None
+        return
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise InvalidArgumentError(
+                f"Metadata of row {row} has the int {value}; use at most 64 bits, or a str."
+            )
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidArgumentError(
+                f"Metadata of row {row} has the float {value}, which JSON lacks; use None."
+            )
+        return
+    if depth >= _METADATA_DEPTH_MAX:
+        raise InvalidArgumentError(
+            f"Metadata of row {row} is nested deeper than {_METADATA_DEPTH_MAX} levels."
+        )
+    if isinstance(value, list):
+        for item in value:
+            _check_json(item, row, depth + 1)
+        return
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidArgumentError(
+                    f"Metadata of row {row} has the key {key!r}; keys are str."
+                )
+            _check_json(key, row, depth)
+            _check_json(item, row, depth + 1)
+        return
+    raise InvalidArgumentError(
+        f"Metadata of row {row} has a {type(value).__name__}; use JSON values "
+        f"(str, int, float, bool, None, list, dict)."
+    )
+
+
+def parse_metadata(metadata: Any, n: int, scalar: bool) -> Sequence[dict[str, Any] | None] | None:
+    """Check metadata: None, or n times None or a dict of JSON values."""
+    if metadata is None:
+        return None
+    if scalar and isinstance(metadata, dict):
+        metadata = [metadata]
+    rows = _sequence("metadata", metadata, n)
+    for row, entry in enumerate(rows):
+        if entry is not None:
+            if not isinstance(entry, dict):
+                raise InvalidArgumentError(
+                    f"Metadata of row {row} is {entry!r}; use a dict or None."
+                )
+            _check_json(entry, row, 0)
+    return rows
+
+
+def parse_documents(documents: Any, n: int, scalar: bool) -> Sequence[str | None] | None:
+    """Check documents: None, or n times None or a str."""
+    if documents is None:
+        return None
+    if scalar and isinstance(documents, str):
+        documents = [documents]
+    rows = _sequence("documents", documents, n)
+    for row, entry in enumerate(rows):
+        if entry is not None and not isinstance(entry, str):
+            raise InvalidArgumentError(f"Document of row {row} is {entry!r}; use a str or None.")
+        if entry is not None:
+            try:
+                entry.encode()
+            except UnicodeEncodeError:
+                raise InvalidArgumentError(
+                    f"Document of row {row} is not valid Unicode."
+                ) from None
+    return rows
+
+
+def _sequence(what: str, values: Any, n: int) -> Sequence[Any]:
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
+        raise InvalidArgumentError(f"{what} is {type(values).__name__}; pass a list of {n}.")
+    if len(values) != n:
+        raise InvalidArgumentError(
+            f"{what} has {len(values)} entries for {n} ids; lengths must agree."
+        )
+    return values  # type: ignore[no-any-return]

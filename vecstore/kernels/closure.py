@@ -1,0 +1,65 @@
+"""Closure assignment: which further postings also hold a row."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vecstore.kernels.cache import kernel
+
+
+@kernel
+def choose_copies(x, candidates, distances, centroids, soar_lambda, chosen):  # type: ignore[no-untyped-def]
+    """Choose further homes for rows as in SOAR (arXiv 2404.00774, section 3.2).
+
+    A copy helps when its residual r' is not parallel to those of the homes before it: then a
+    query that the first centroid explains badly is explained well by the other.  Each further
+    home minimises ``|r'|^2 + lambda * sum_s <r', r_s / |r_s|>^2`` over all homes s chosen
+    before; the paper looks at the first home only.
+
+    Parameters
+    ----------
+    x : float32 (n, dim)
+    candidates : int64 (n, t)
+        Ordinals of each row's nearest centroids, nearest first; the first is its home.
+    distances : float32 (n, t)
+        Squared distances to them.
+    centroids : float32 (postings, dim)
+    soar_lambda : float32
+    chosen : int32 (n, copies)
+        Receives ordinals; -1 where there are fewer candidates than copies.
+    """
+    n, t = candidates.shape
+    dim = x.shape[1]
+    copies = chosen.shape[1]
+    cost = np.empty(t, np.float32)
+    unit = np.empty(dim, np.float32)
+    for i in range(n):
+        for j in range(copies):
+            chosen[i, j] = -1
+        chosen[i, 0] = candidates[i, 0]
+        for j in range(t):
+            cost[j] = distances[i, j] if candidates[i, j] >= 0 else np.float32(np.inf)
+        cost[0] = np.float32(np.inf)
+        last = 0
+        for copy in range(1, copies):
+            home = candidates[i, last]
+            square = np.float32(0.0)
+            for d in range(dim):
+                unit[d] = x[i, d] - centroids[home, d]
+                square += unit[d] * unit[d]
+            weight = soar_lambda / square if square > np.float32(0.0) else np.float32(0.0)
+            best = -1
+            for j in range(1, t):
+                if cost[j] < np.float32(np.inf):
+                    other = candidates[i, j]
+                    dot = np.float32(0.0)
+                    for d in range(dim):
+                        dot += (x[i, d] - centroids[other, d]) * unit[d]
+                    cost[j] += weight * dot * dot
+                    if best < 0 or cost[j] < cost[best]:
+                        best = j
+            if best < 0:
+                break
+            chosen[i, copy] = candidates[i, best]
+            cost[best] = np.float32(np.inf)
+            last = best

@@ -1,0 +1,69 @@
+"""Exact distances in float32, by address.
+
+"l2" is the squared Euclidean distance, "cosine" 1 - cosine of two vectors of which the first
+has norm 1 already, "ip" the negated inner product: smaller is closer in all three.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vecstore.kernels.cache import kernel
+from vecstore.kernels.intrinsics import load_f32
+from vecstore.kernels.view import COSINE, L2
+
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+
+
+@kernel
+def squared_l2(a, b, dim):  # type: ignore[no-untyped-def]
+    """Squared Euclidean distance of two float32 vectors."""
+    total = _ZERO
+    for i in range(dim):
+        d = load_f32(a, i) - load_f32(b, i)
+        total += d * d
+    return total
+
+
+@kernel
+def inner_product(a, b, dim):  # type: ignore[no-untyped-def]
+    """Inner product of two float32 vectors."""
+    total = _ZERO
+    for i in range(dim):
+        total += load_f32(a, i) * load_f32(b, i)
+    return total
+
+
+@kernel
+def exact_distance(metric, query, row, dim):  # type: ignore[no-untyped-def]
+    """Distance as users see it, of a prepared query and a raw row."""
+    if metric == L2:
+        return squared_l2(query, row, dim)
+    if metric == COSINE:
+        dot = _ZERO
+        norm = _ZERO
+        for i in range(dim):
+            value = load_f32(row, i)
+            dot += load_f32(query, i) * value
+            norm += value * value
+        cosine = dot / np.sqrt(norm)
+        return max(_ZERO, min(np.float32(2.0), _ONE - cosine))
+    return -inner_product(query, row, dim)
+
+
+@kernel
+def centroid_distance(metric, query, centroid, dim):  # type: ignore[no-untyped-def]
+    """Distance to a centroid in the unit of `exact_distance`, and the Euclidean one.
+
+    Returns
+    -------
+    (float32, float32)
+        The first is the estimate's additive part, the second scales its error bound.
+    """
+    square = squared_l2(query, centroid, dim)
+    if metric == L2:
+        return square, np.sqrt(square)
+    if metric == COSINE:
+        return np.float32(0.5) * square, np.sqrt(square)
+    return -inner_product(query, centroid, dim), np.sqrt(square)

@@ -1,0 +1,155 @@
+"""From a query to its nearest postings.
+
+Centroids stand in pages, each under a super-centroid, coded like rows against it (SPANN's
+in-memory index, here the same block format one level up).  Nearest pages by exact distance,
+estimates of all their centroids, exact distances for the best of these.  With one page this is
+one pass over all centroids.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vecstore.config import BLOCK_ROWS
+from vecstore.kernels.cache import kernel
+from vecstore.kernels.distance import centroid_distance
+from vecstore.kernels.intrinsics import (
+    load_f32,
+    load_i64,
+    load_u32,
+    prefetch,
+    rabitq_block,
+    store_u32,
+    store_u64,
+)
+from vecstore.kernels.topk import (
+    heap_key,
+    heap_pop,
+    heapify,
+    histogram_cut,
+    key_distance,
+)
+from vecstore.kernels.view import (
+    CENTROIDS,
+    DIM,
+    ESTIMATES,
+    ESTIMATES_MAX,
+    HEAP,
+    HEAP_MAX,
+    HISTOGRAM,
+    METRIC,
+    ORDINALS,
+    PADDED,
+    PAGE_ADDRESS,
+    PAGE_BLOCKS,
+    PAGES,
+    PLANES_AT,
+    QUERY,
+    SUPERS,
+)
+
+OVERSAMPLE = 1.5
+"""Centroids that get an exact distance, per posting probed."""
+_EMPTY = np.float32(1e29)
+_ANY = np.float32(np.inf)
+
+
+@kernel
+def _estimate_page(view, scratch, page, scale, shift, found):  # type: ignore[no-untyped-def]
+    dim = view[DIM]
+    words = view[PADDED] // 64
+    block_bytes = words * 8 * BLOCK_ROWS + 16 * BLOCK_ROWS
+    super_centroid = view[SUPERS] + 4 * dim * page
+    g_add, g_err = centroid_distance(view[METRIC], scratch[QUERY], super_centroid, dim)
+    block = load_i64(view[PAGE_ADDRESS], page)
+    for _ in range(load_i64(view[PAGE_BLOCKS], page)):
+        if found + BLOCK_ROWS > scratch[ESTIMATES_MAX]:
+            break
+        rabitq_block(
+            block,
+            scratch[PLANES_AT],
+            words,
+            scale,
+            shift,
+            g_add,
+            g_err,
+            _ANY,
+            scratch[ESTIMATES] + 4 * found,
+        )
+        ordinals = block + block_bytes - 4 * BLOCK_ROWS
+        for r in range(BLOCK_ROWS):
+            store_u32(scratch[ORDINALS], found + r, load_u32(ordinals, r))
+        found += BLOCK_ROWS
+        block += block_bytes
+    return found
+
+
+@kernel
+def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no-untyped-def]
+    """Fill the scratch heap with the postings nearest to the prepared query.
+
+    Parameters
+    ----------
+    view, scratch : int64 arrays (see `vecstore.kernels.view`)
+    probes : int64
+        Postings wanted; about `OVERSAMPLE` times as many get an exact distance.
+    pages_probed : int64
+        Pages of centroids looked at, the nearest first.
+    scale, shift : float32
+        From `query_planes`.
+
+    Returns
+    -------
+    int64
+        Keys in the heap; `heap_pop` gives them nearest first.  A centroid that stands in two
+        pages is there twice, with the same key.
+    """
+    dim = view[DIM]
+    metric = view[METRIC]
+    pages = view[PAGES]
+    found = 0
+    if pages <= pages_probed:
+        for page in range(pages):
+            found = _estimate_page(view, scratch, page, scale, shift, found)
+    else:
+        for page in range(pages):
+            distance, _ = centroid_distance(
+                metric, scratch[QUERY], view[SUPERS] + 4 * dim * page, dim
+            )
+            store_u64(scratch[HEAP], page, heap_key(distance, page))
+        heapify(scratch[HEAP], pages)
+        for taken in range(pages_probed):
+            key = heap_pop(scratch[HEAP], pages - taken)
+            page = np.int64(key & np.uint64(0xFFFF_FFFF))
+            found = _estimate_page(view, scratch, page, scale, shift, found)
+    estimates = scratch[ESTIMATES]
+    want = np.int64(probes * OVERSAMPLE) + 4
+    cut = histogram_cut(estimates, found, want, _EMPTY, scratch[HISTOGRAM])
+    size = 0
+    for i in range(found):
+        if load_f32(estimates, i) <= cut and size < scratch[HEAP_MAX]:
+            ordinal = load_u32(scratch[ORDINALS], i)
+            prefetch(view[CENTROIDS] + 4 * dim * np.int64(ordinal))
+            store_u32(scratch[ORDINALS], size, ordinal)
+            size += 1
+    for i in range(size):
+        ordinal = np.int64(load_u32(scratch[ORDINALS], i))
+        distance, _ = centroid_distance(
+            metric, scratch[QUERY], view[CENTROIDS] + 4 * dim * ordinal, dim
+        )
+        store_u64(scratch[HEAP], i, heap_key(distance, ordinal))
+    heapify(scratch[HEAP], size)
+    return size
+
+
+@kernel
+def next_posting(scratch, size):  # type: ignore[no-untyped-def]
+    """Pop the nearest posting: (distance, ordinal, keys left); ordinal -1 when none is left."""
+    if size == 0:
+        return np.float32(np.inf), -1, 0
+    key = heap_pop(scratch[HEAP], size)
+    size -= 1
+    while size > 0 and load_i64(scratch[HEAP], 0) == np.int64(key):
+        heap_pop(scratch[HEAP], size)
+        size -= 1
+    return key_distance(key), np.int64(key & np.uint64(0xFFFF_FFFF)), size

@@ -1,0 +1,150 @@
+"""Keeping the best: a sorted top-k with ties by insertion, a heap, a histogram cut."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vecstore.config import CHUNK_ROWS
+from vecstore.kernels.cache import kernel
+from vecstore.kernels.intrinsics import (
+    bits_float,
+    float_bits,
+    load_f32,
+    load_i64,
+    load_u32,
+    load_u64,
+    store_i64,
+    store_u64,
+)
+from vecstore.kernels.view import BINS, CHUNK_ORDER, CHUNKS
+
+_SIGN = np.uint32(0x8000_0000)
+_ALL = np.uint32(0xFFFF_FFFF)
+
+
+@kernel
+def insertion_order(view, row):  # type: ignore[no-untyped-def]
+    """Place of a row in the order of insertion (bulk loads number rows by posting)."""
+    chunk = row // CHUNK_ROWS
+    if chunk < view[CHUNKS]:
+        order = load_i64(view[CHUNK_ORDER], chunk)
+        if order != 0:
+            return np.int64(load_u32(order, row - chunk * CHUNK_ROWS))
+    return row
+
+
+@kernel
+def offer(view, rows, distances, count, row, distance):  # type: ignore[no-untyped-def]
+    """Insert a row into the sorted best so far; return how many there are now.
+
+    A row that is there already has the same distance to the bit, so only equal distances are
+    looked at.  Equal distances are ordered by insertion.
+    """
+    k = rows.shape[0]
+    place = count
+    while place > 0 and distances[place - 1] > distance:
+        place -= 1
+    tie = place
+    while tie > 0 and distances[tie - 1] == distance:
+        tie -= 1
+        if rows[tie] == row:
+            return count
+    if tie != place:
+        order = insertion_order(view, np.int64(row))
+        while place > tie and insertion_order(view, np.int64(rows[place - 1])) > order:
+            place -= 1
+    if place >= k:
+        return count
+    last = min(count, k - 1)
+    while last > place:
+        rows[last] = rows[last - 1]
+        distances[last] = distances[last - 1]
+        last -= 1
+    rows[place] = row
+    distances[place] = distance
+    return min(count + 1, k)
+
+
+@kernel
+def heap_key(distance, ordinal):  # type: ignore[no-untyped-def]
+    """Pack a distance and an ordinal so that integer order is order of distance."""
+    bits = float_bits(distance)
+    bits = bits ^ _SIGN if bits & _SIGN == np.uint32(0) else bits ^ _ALL
+    return (np.uint64(bits) << np.uint64(32)) | np.uint64(ordinal)
+
+
+@kernel
+def key_distance(packed):  # type: ignore[no-untyped-def]
+    """Distance of a packed key."""
+    bits = np.uint32(packed >> np.uint64(32))
+    bits = bits ^ _SIGN if bits & _SIGN != np.uint32(0) else bits ^ _ALL
+    return bits_float(np.uint32(bits))
+
+
+@kernel
+def _sift_down(heap, size, start):  # type: ignore[no-untyped-def]
+    place = start
+    value = load_u64(heap, place)
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        best = load_u64(heap, child)
+        if child + 1 < size:
+            right = load_u64(heap, child + 1)
+            if right < best:
+                best = right
+                child += 1
+        if best >= value:
+            break
+        store_u64(heap, place, best)
+        place = child
+    store_u64(heap, place, value)
+
+
+@kernel
+def heapify(heap, size):  # type: ignore[no-untyped-def]
+    """Order `size` packed keys at address `heap` as a binary min-heap."""
+    for start in range(size // 2 - 1, -1, -1):
+        _sift_down(heap, size, start)
+
+
+@kernel
+def heap_pop(heap, size):  # type: ignore[no-untyped-def]
+    """Remove and return the smallest key of a heap of `size` > 0 keys."""
+    best = load_u64(heap, 0)
+    store_u64(heap, 0, load_u64(heap, size - 1))
+    if size > 2:
+        _sift_down(heap, size - 1, 0)
+    return best
+
+
+@kernel
+def histogram_cut(values, n, want, limit, histogram):  # type: ignore[no-untyped-def]
+    """Find a value that at least `want` of `n` float32 values do not exceed.
+
+    Values above `limit` mark empty places and are ignored.  The answer is the upper edge of a
+    bin of an equal-width histogram, so a few more than `want` may lie below it.
+    """
+    low = np.float32(np.inf)
+    high = np.float32(-np.inf)
+    for i in range(n):
+        value = load_f32(values, i)
+        low = min(low, value)
+        high = max(high, value if value < limit else low)
+    if not high > low:
+        return high
+    for b in range(BINS):
+        store_i64(histogram, b, 0)
+    width = np.float32(BINS - 1) / (high - low)
+    for i in range(n):
+        value = load_f32(values, i)
+        if value <= high:
+            b = np.int64((value - low) * width)
+            store_i64(histogram, b, load_i64(histogram, b) + 1)
+    total = 0
+    for b in range(BINS):
+        total += load_i64(histogram, b)
+        if total >= want:
+            return low + np.float32(b + 1) / width
+    return high

@@ -1,0 +1,136 @@
+"""Raw rows in extents: each vector once, as given, beside its id.
+
+A raw extent holds an ascending range of row numbers that starts at a multiple of `CHUNK_ROWS`,
+so one table entry per chunk turns a row number into an address.  Bulk loads number rows by
+posting; ORDER then keeps the order of insertion, by which ties are broken.
+
+Invariants
+----------
+* A row's number, id and vector never change.
+* Row numbers are never reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX
+from vecstore.extents import Extent, ExtentWriter
+from vecstore.layout import PAGE, ExtentKind, ExtentRecord, Section
+
+F32 = NDArray[np.float32]
+WRITE_ROWS = 8 * CHUNK_ROWS
+
+
+def page_sums(data: memoryview) -> Iterator[int]:
+    """Checksum of each page of `data`; the last one may be short."""
+    for start in range(0, data.nbytes, PAGE):
+        yield xxhash.xxh3_64_intdigest(data[start : start + PAGE])
+
+
+def extent_rows(dim: int) -> int:
+    """Rows of one full raw extent, a multiple of `CHUNK_ROWS`."""
+    return max(1, EXTENT_BYTES_MAX // (4 * dim * CHUNK_ROWS)) * CHUNK_ROWS
+
+
+def write_rows(
+    folder: Path,
+    number: int,
+    collection: int,
+    first_row: int,
+    count: int,
+    dim: int,
+    take: Callable[[int, int], F32],
+    ids: Sequence[Any] | NDArray[np.int64],
+    order: NDArray[np.uint32] | None,
+) -> ExtentRecord:
+    """Write one raw extent.
+
+    Parameters
+    ----------
+    first_row, count : int
+        Row numbers covered; `first_row` is a multiple of `CHUNK_ROWS`.
+    take : callable
+        `take(start, end)` gives rows start to end - 1 of the extent, float32 (n, dim).
+    ids : int64 array, or list of str
+        Ids in row order; an empty one stands for a number without a row.
+    order : uint32 (count,), optional
+        Place of each row in order of insertion; its number without.
+    """
+    writer = ExtentWriter(
+        folder, number, ExtentKind.RAW, collection=collection, dim=dim, first_row=first_row
+    )
+    try:
+        sums: list[int] = []
+        writer.begin(Section.ROWS)
+        for start in range(0, count, WRITE_ROWS):
+            block = np.ascontiguousarray(take(start, min(count, start + WRITE_ROWS)))
+            sums.extend(page_sums(memoryview(block).cast("B")))
+            writer.write(block)
+        writer.end()
+        writer.add(Section.ROW_SUMS, np.array(sums, np.uint64))
+        if order is not None:
+            writer.add(Section.ORDER, order)
+        if isinstance(ids, np.ndarray):
+            writer.add(Section.IDS, ids.astype(np.uint64))
+        else:
+            encoded = [value.encode() for value in ids]
+            writer.add(Section.IDS, np.frombuffer(b"".join(encoded), np.uint8))
+            ends = np.cumsum([len(value) for value in encoded], dtype=np.uint64)
+            writer.add(Section.ID_ENDS, ends)
+        return writer.finish(count)
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+class RowIds:
+    """Ids of one raw extent, by row."""
+
+    def __init__(self, extent: Extent) -> None:
+        self.first_row = extent.first_row
+        self.end_row = extent.first_row + extent.count
+        if extent.has(Section.ORDER):
+            extent.array(Section.ORDER, np.uint32)
+        self._numbers: NDArray[np.uint64] | None = None
+        if extent.has(Section.ID_ENDS):
+            self._text = memoryview(extent.array(Section.IDS, np.uint8))
+            self._ends = extent.array(Section.ID_ENDS, np.uint64)
+        else:
+            self._numbers = extent.array(Section.IDS, np.uint64)
+
+    def one(self, row: int) -> int | str:
+        """Id of a row."""
+        place = row - self.first_row
+        if self._numbers is not None:
+            return int(self._numbers[place])
+        start = int(self._ends[place - 1]) if place else 0
+        return str(self._text[start : int(self._ends[place])], "utf8")
+
+    def many(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
+        """Ids of rows: int64, or object for str ids."""
+        if self._numbers is not None:
+            return self._numbers[rows - np.uint32(self.first_row)].astype(np.int64)
+        return np.array([self.one(int(row)) for row in rows], dtype=object)
+
+
+def row_page(row: int, dim: int) -> tuple[int, int]:
+    """First and last page, numbered over all row numbers, that hold a raw row."""
+    stride = 4 * dim
+    start = row * stride
+    return start // PAGE, (start + stride - 1) // PAGE
+
+
+def page_intact(extent: Extent, page: int) -> bool:
+    """Hold one page of raw rows (numbered over all rows) against its checksum."""
+    local = page - extent.first_row * 4 * extent.dim // PAGE
+    rows = extent.array(Section.ROWS, np.uint8)
+    sums = extent.array(Section.ROW_SUMS, np.uint64)
+    data = rows[local * PAGE : (local + 1) * PAGE]
+    return bool(xxhash.xxh3_64_intdigest(data) == int(sums[local]))

@@ -1,0 +1,83 @@
+"""The row log: fresh rows, in LMDB for safety and in RAM for search.
+
+Invariants
+----------
+* A fresh row is visible from the commit of its transaction on, in every process.
+* Buffers only grow at their end, so a snapshot that knows its count may share them with a
+  newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.layout import Kind
+
+
+def log_value(tenant: int, raw_id: bytes, vector: NDArray[np.float32]) -> bytes:
+    """Encode a fresh row for LMDB."""
+    return layout.LOG_HEAD.pack(tenant, len(raw_id)) + raw_id + vector.tobytes()
+
+
+def read_log(
+    transaction: lmdb.Transaction, collection: int, first_row: int
+) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """Yield (row, tenant, id bytes, vector bytes) of fresh rows from `first_row` on."""
+    start = layout.key_u32(collection, Kind.LOG, first_row)
+    prefix = layout.key(collection, Kind.LOG)
+    cursor = transaction.cursor()
+    if not cursor.set_range(start):
+        return
+    head = layout.LOG_HEAD.size
+    for key, value in cursor:
+        raw_key = bytes(key)
+        if not raw_key.startswith(prefix):
+            return
+        row = int(layout.U32.unpack(raw_key[len(prefix) :])[0])
+        tenant, size = layout.LOG_HEAD.unpack_from(value)
+        yield row, tenant, bytes(value[head : head + size]), bytes(value[head + size :])
+
+
+class RowLog:
+    """Fresh rows of one collection in RAM.
+
+    Attributes
+    ----------
+    vectors : float32 (capacity, dim)
+    numbers : uint32 (capacity,)
+        Row numbers, ascending.
+    ids : list
+        Ids, aligned.
+    count : int
+        Rows held.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.vectors: NDArray[np.float32] = np.empty((64, dim), np.float32)
+        self.numbers: NDArray[np.uint32] = np.empty(64, np.uint32)
+        self.ids: list[int | str] = []
+        self.count = 0
+        self.next_row = 0
+
+    def catch_up(
+        self, transaction: lmdb.Transaction, collection: int, is_int: bool, first: int
+    ) -> NDArray[np.uint32]:
+        """Append the rows that LMDB has beyond those held; return their numbers."""
+        start = self.count
+        for row, _, raw_id, vector in read_log(
+            transaction, collection, max(first, self.next_row)
+        ):
+            if self.count == len(self.numbers):
+                self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
+                self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
+            self.vectors[self.count] = np.frombuffer(vector, np.float32)
+            self.numbers[self.count] = row
+            self.ids.append(layout.decode_id(raw_id, is_int))
+            self.count += 1
+            self.next_row = row + 1
+        return self.numbers[start : self.count]

@@ -1,0 +1,190 @@
+"""Running kernels over a snapshot: work memory, effort, first-use checks, threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.config import POSTING_ROWS_MAX, Effort
+from vecstore.errors import InvalidVectorError
+from vecstore.kernels import view as v
+from vecstore.kernels.intrinsics import PLANES
+from vecstore.kernels.search import search_many
+from vecstore.layout import NO_ROW, padded_dim
+from vecstore.snapshot import Snapshot
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+
+_ESTIMATES_MAX = 16_384
+_UNCHECKED_MAX = 8_192
+_QUERIES_PER_TASK = 32
+_EXACT = np.array([-1.0, 0.0, 0.0, 0.0])
+
+
+class Scratch:
+    """Work memory of one running kernel."""
+
+    def __init__(self, dim: int, pages: int) -> None:
+        heap = max(_ESTIMATES_MAX, pages)
+        sizes = {
+            v.QUERY: 4 * dim,
+            v.ROTATED: 4 * padded_dim(dim),
+            v.PLANES_AT: padded_dim(dim) // 64 * PLANES * 8,
+            v.ESTIMATES: 4 * _ESTIMATES_MAX,
+            v.ORDINALS: 4 * _ESTIMATES_MAX,
+            v.HEAP: 8 * heap,
+            v.SURVIVORS: 4 * v.SURVIVORS_MAX,
+            v.LOWER: 4 * v.SURVIVORS_MAX,
+            v.UNCHECKED: 8 * _UNCHECKED_MAX,
+            v.HISTOGRAM: 8 * v.BINS,
+        }
+        self.pages = pages
+        self._memory = np.zeros(sum(sizes.values()) + 64 * (len(sizes) + 1), np.uint8)
+        self.table: I64 = np.zeros(v.SCRATCH_FIELDS, np.int64)
+        at = int(self._memory.ctypes.data)
+        start = at
+        for field, size in sizes.items():
+            at += -at % 64
+            self.table[field] = at
+            if field == v.UNCHECKED:
+                place = at - start
+                self.unchecked: I64 = self._memory[place : place + size].view(np.int64)
+            at += size
+        self.table[v.ESTIMATES_MAX] = _ESTIMATES_MAX
+        self.table[v.HEAP_MAX] = heap
+        self.table[v.UNCHECKED_MAX] = _UNCHECKED_MAX
+        self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
+
+
+def effort_array(effort: Effort | None, snapshot: Snapshot) -> NDArray[np.float64]:
+    """Effort as kernels take it; None asks for an exact scan."""
+    if effort is None:
+        return _EXACT
+    pages = 4 + effort.probes // 6
+    return np.array([effort.probes, effort.bound, effort.spread, pages], np.float64)
+
+
+def describe_bad_query(code: int) -> InvalidVectorError:
+    """Error for the status that a kernel gave."""
+    if code % 2:
+        return InvalidVectorError(
+            f"Query {code // 2} has length zero; cosine distance needs a direction."
+        )
+    return InvalidVectorError(
+        f"Query {code // 2} is not finite (NaN, infinity, or too long for float32)."
+    )
+
+
+class Searcher:
+    """Runs queries of one collection; safe to use from many threads."""
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._idle: list[Scratch] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+            os.cpu_count() or 1
+        )
+
+    def _scratch(self, pages: int) -> Scratch:
+        try:
+            scratch = self._idle.pop()
+        except IndexError:
+            return Scratch(self._dim, pages)
+        return scratch if scratch.pages >= pages else Scratch(self._dim, pages)
+
+    def _run(
+        self,
+        snapshot: Snapshot,
+        effort: NDArray[np.float64],
+        queries: F32,
+        first: int,
+        end: int,
+        rows: U32,
+        distances: F32,
+    ) -> I64:
+        """Answer a range of queries, until everything used has been checked."""
+        scratch = self._scratch(int(snapshot.view[v.PAGES]))
+        counters = scratch.counters
+        live_rows = snapshot.state.live_rows
+        while True:
+            counters[:] = 0
+            status = search_many(
+                snapshot.view,
+                scratch.table,
+                effort,
+                queries,
+                first,
+                end,
+                live_rows,
+                counters,
+                rows,
+                distances,
+            )
+            if status >= 0:
+                raise describe_bad_query(status)
+            unchecked = int(counters[v.COUNT_UNCHECKED])
+            if unchecked:
+                snapshot.extents.verify(scratch.unchecked[:unchecked])
+            if unchecked <= _UNCHECKED_MAX:
+                break
+        totals = counters.copy()
+        self._idle.append(scratch)
+        return totals
+
+    def one(
+        self, snapshot: Snapshot, effort: NDArray[np.float64], query: F32, k: int
+    ) -> tuple[U32, F32, I64]:
+        """Answer one query (1, dim): row numbers, distances and kernel counters."""
+        rows = np.empty((1, k), np.uint32)
+        distances = np.empty((1, k), np.float32)
+        counters = self._run(snapshot, effort, query, 0, 1, rows, distances)
+        return rows[0], distances[0], counters
+
+    def many(
+        self, snapshot: Snapshot, effort: NDArray[np.float64], queries: F32, k: int
+    ) -> tuple[U32, F32, I64]:
+        """Answer queries (n, dim) on all cores: rows (n, k), distances (n, k), counters."""
+        n = len(queries)
+        rows = np.empty((n, k), np.uint32)
+        distances = np.empty((n, k), np.float32)
+        starts = range(0, n, _QUERIES_PER_TASK)
+
+        def part(start: int) -> I64:
+            end = min(n, start + _QUERIES_PER_TASK)
+            return self._run(snapshot, effort, queries, start, end, rows, distances)
+
+        if len(starts) <= 1 or self.workers == 1:
+            parts = [part(start) for start in starts]
+        else:
+            parts = list(self._executor().map(part, starts))
+        return rows, distances, np.sum(parts, axis=0, dtype=np.int64)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.workers, "vecstore-search")
+            return self._pool
+
+    def close(self) -> None:
+        """Stop the threads."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+
+
+def found(rows: U32) -> Any:
+    """Mask of the places that hold an answer."""
+    return rows != np.uint32(NO_ROW)
+
+
+assert POSTING_ROWS_MAX <= _ESTIMATES_MAX

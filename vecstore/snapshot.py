@@ -1,0 +1,403 @@
+"""One committed state of a collection, whole: what a call reads.
+
+A snapshot is made inside an LMDB read transaction and never changes; the next one shares all
+that stayed the same.  It knows the address of every posting and raw row without touching their
+pages.  Bytes are held against their checksums on their first use: kernels report what they used
+unchecked, `verify` looks at it before anything is returned.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.codecs import find_codec
+from vecstore.config import CHUNK_ROWS
+from vecstore.directory import Directory
+from vecstore.extents import Extent
+from vecstore.kernels import view as v
+from vecstore.layout import ChangeRecord, ExtentKind, Kind, Section, StateRecord
+from vecstore.postings import PostingRuns
+from vecstore.rawrows import RowIds, page_intact
+from vecstore.rowlog import RowLog
+
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a collection is: its name, record and where its extents lie."""
+
+    name: str
+    record: layout.CollectionRecord
+    folder: Path
+
+
+class Extents:
+    """The mapped extents of one state and the tables that kernels read them by."""
+
+    def __init__(
+        self, identity: Identity, records: dict[int, layout.ExtentRecord], old: Extents | None
+    ) -> None:
+        self.identity = identity
+        self.records = records
+        kept = old.mapped if old is not None else {}
+        self.mapped = {
+            number: kept.get(number)
+            or Extent(identity.folder, number, records[number], identity.name)
+            for number in sorted(records)
+        }
+        self._make_row_tables(old)
+        self._make_runs(old)
+
+    def of_kind(self, kind: ExtentKind) -> list[Extent]:
+        """Extents of one kind, by first row and number."""
+        found = [extent for extent in self.mapped.values() if extent.kind == kind]
+        return sorted(found, key=lambda extent: (extent.first_row, extent.number))
+
+    def _make_row_tables(self, old: Extents | None) -> None:
+        dim = self.identity.record.dim
+        self.raws = self.of_kind(ExtentKind.RAW)
+        self.raw_firsts = [extent.first_row for extent in self.raws]
+        self._ids: dict[int, RowIds] = {}
+        if old is not None:
+            self._ids = {n: ids for n, ids in old._ids.items() if n in self.mapped}
+        end = max((extent.first_row + extent.count for extent in self.raws), default=0)
+        chunks = -(-end // CHUNK_ROWS)
+        self.chunk_address: I64 = np.zeros(chunks, np.int64)
+        self.chunk_order: I64 = np.zeros(chunks, np.int64)
+        for extent in self.raws:
+            first = extent.first_row // CHUNK_ROWS
+            count = -(-extent.count // CHUNK_ROWS)
+            steps = np.arange(count, dtype=np.int64) * CHUNK_ROWS
+            rows = extent.address(Section.ROWS)
+            self.chunk_address[first : first + count] = rows + steps * 4 * dim
+            if extent.has(Section.ORDER):
+                order = extent.address(Section.ORDER)
+                self.chunk_order[first : first + count] = order + steps * 4
+        pages = chunks * CHUNK_ROWS * 4 * dim // layout.PAGE
+        self.page_checked: U64 = np.zeros(layout.bitmap_words(pages), np.uint64)
+        if old is not None:
+            kept = min(len(old.page_checked), len(self.page_checked))
+            self.page_checked[:kept] = old.page_checked[:kept]
+
+    def _make_runs(self, old: Extents | None) -> None:
+        codec = find_codec(self.identity.record.codec)
+        self.block_bytes = codec.block_bytes(self.identity.record.dim)
+        known = {} if old is None else {p.extent.number: p for p in old.postings}
+        self.postings = [
+            known.get(extent.number) or PostingRuns(extent)
+            for extent in self.of_kind(ExtentKind.POSTINGS)
+        ]
+        directories = self.of_kind(ExtentKind.DIRECTORY)
+        self.directory = Directory(directories[-1]) if directories else None
+        if self.directory is None:
+            self.first_run: I64 = np.zeros(1, np.int64)
+            self.run_address: I64 = np.zeros(0, np.int64)
+            self.run_blocks: I64 = np.zeros(0, np.int64)
+            self.run_source: NDArray[np.uint32] = np.zeros((0, 2), np.uint32)
+            self.run_checked: U64 = np.zeros(0, np.uint64)
+            return
+        numbers = self.directory.postings
+        ordinal, address, blocks, source = [], [], [], []
+        for place, postings in enumerate(self.postings):
+            runs = postings.runs
+            at = np.searchsorted(numbers, runs["posting"])
+            at = np.minimum(at, len(numbers) - 1)
+            if (numbers[at] != runs["posting"]).any():
+                raise postings.extent.corrupt(
+                    f"Extent {postings.extent.number} holds a posting without a centroid."
+                )
+            ordinal.append(at)
+            address.append(postings.address + runs["offset"].astype(np.int64))
+            blocks.append(runs["blocks"].astype(np.int64))
+            source.append(
+                np.stack([np.full(len(runs), place), np.arange(len(runs))], axis=1)
+            )
+        ordinals = np.concatenate(ordinal)
+        order = np.argsort(ordinals, kind="stable")
+        self.first_run = np.zeros(len(numbers) + 1, np.int64)
+        self.first_run[1:] = np.cumsum(np.bincount(ordinals, minlength=len(numbers)))
+        self.run_address = np.ascontiguousarray(np.concatenate(address)[order])
+        self.run_blocks = np.ascontiguousarray(np.concatenate(blocks)[order])
+        self.run_source = np.concatenate(source)[order].astype(np.uint32)
+        checked = np.array(
+            [self.postings[place].checked[run] for place, run in self.run_source], np.bool_
+        )
+        self.run_checked = np.zeros(layout.bitmap_words(len(order)), np.uint64)
+        layout.set_bits(self.run_checked, np.flatnonzero(checked).astype(np.uint32), True)
+
+    def fill(self, view: I64) -> None:
+        """Write this part of a kernel view."""
+        if self.directory is not None:
+            self.directory.fill(view)
+        view[v.FIRST_RUN] = self.first_run.ctypes.data
+        view[v.RUN_ADDRESS] = self.run_address.ctypes.data
+        view[v.RUN_BLOCKS] = self.run_blocks.ctypes.data
+        view[v.RUN_CHECKED] = self.run_checked.ctypes.data
+        view[v.CHUNK_CHECKED] = self.page_checked.ctypes.data
+
+    def verify(self, things: I64) -> None:
+        """Check runs and pages of raw rows that a kernel used for the first time."""
+        for thing in set(things.tolist()):
+            if thing < v.PAGE_TAG:
+                place, run = self.run_source[thing]
+                self.postings[place].check(int(run), self.block_bytes)
+                layout.set_bits(self.run_checked, np.array([thing], np.uint32), True)
+            else:
+                self.verify_page(thing - v.PAGE_TAG)
+
+    def verify_page(self, page: int) -> None:
+        """Check one page of raw rows."""
+        dim = self.identity.record.dim
+        row = page * layout.PAGE // (4 * dim)
+        extent = self.raw_extent(row)
+        if not page_intact(extent, page):
+            raise extent.corrupt(
+                f"Rows about {row} of collection {self.identity.name!r} (extent "
+                f"{extent.number}) do not match their checksum; restore a backup."
+            )
+        layout.set_bits(self.page_checked, np.array([page], np.uint32), True)
+
+    def raw_extent(self, row: int) -> Extent:
+        """Raw extent that covers a row number, or ends just before it."""
+        return self.raws[max(0, bisect_right(self.raw_firsts, row) - 1)]
+
+    def row_ids(self, row: int) -> RowIds:
+        """Ids of the extent that holds a row."""
+        extent = self.raw_extent(row)
+        ids = self._ids.get(extent.number)
+        if ids is None:
+            ids = self._ids[extent.number] = RowIds(extent)
+        return ids
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One committed state of a collection.
+
+    Attributes
+    ----------
+    transaction : int
+        LMDB's number of the transaction that made it.
+    log_vectors : float32 (capacity, dim)
+        The log's buffer as it was; the first `log_count` rows count.
+    view : int64 array
+        What kernels take; valid as long as the snapshot is referenced.
+    arrays : tuple
+        What the view points to beside the rest.
+    """
+
+    identity: Identity
+    transaction: int
+    state: StateRecord
+    extents: Extents
+    log: RowLog
+    log_count: int
+    live: U64
+    log_vectors: NDArray[np.float32]
+    view: I64
+    arrays: tuple[NDArray[Any], ...] = field(repr=False)
+
+    def id_of(self, row: int) -> int | str:
+        """Id of a live row."""
+        if row >= self.state.log_first and self.log_count:
+            place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
+            if place < self.log_count and self.log.numbers[place] == row:
+                return self.log.ids[place]
+        return self.extents.row_ids(row).one(row)
+
+    def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
+        """Ids of rows: int64 with -1 for NO_ROW, or object with None."""
+        is_int = self.state.int_ids is not False
+        ids: NDArray[Any] = (
+            np.full(len(rows), -1, np.int64) if is_int else np.full(len(rows), None, object)
+        )
+        answered = rows != np.uint32(layout.NO_ROW)
+        fresh = answered & (rows >= np.uint32(self.state.log_first))
+        for place in np.flatnonzero(fresh):
+            ids[place] = self.id_of(int(rows[place]))
+        for extent in self.extents.raws:
+            inside = answered & ~fresh & (rows >= np.uint32(extent.first_row))
+            inside &= rows < np.uint32(extent.first_row + extent.count)
+            if inside.any():
+                ids[inside] = self.extents.row_ids(extent.first_row).many(rows[inside])
+        return ids
+
+    def is_live(self, row: int) -> bool:
+        """Tell whether a row number is a live row."""
+        word = row >> 6
+        return word < len(self.live) and bool((int(self.live[word]) >> (row & 63)) & 1)
+
+    def live_rows(self) -> NDArray[np.uint32]:
+        """All live row numbers, ascending."""
+        bits = np.unpackbits(self.live.view(np.uint8), bitorder="little")
+        return np.flatnonzero(bits).astype(np.uint32)
+
+    def addresses(self, rows: NDArray[np.uint32]) -> I64:
+        """Addresses of raw rows, in extents or in the log's buffer."""
+        dim = self.identity.record.dim
+        chunk = rows // np.uint32(CHUNK_ROWS)
+        inside = chunk < len(self.extents.chunk_address)
+        base = np.zeros(len(rows), np.int64)
+        base[inside] = self.extents.chunk_address[chunk[inside]]
+        address: I64 = base + (rows % np.uint32(CHUNK_ROWS)).astype(np.int64) * 4 * dim
+        fresh = base == 0
+        if fresh.any():
+            place = np.searchsorted(self.log.numbers[: self.log_count], rows[fresh])
+            address[fresh] = self.log_vectors.ctypes.data + place.astype(np.int64) * 4 * dim
+        return address
+
+    def verify_rows(self, rows: NDArray[np.uint32]) -> None:
+        """Check all pages that the given rows of extents stand on, on their first use."""
+        dim = self.identity.record.dim
+        chunk = rows // np.uint32(CHUNK_ROWS)
+        inside = chunk < len(self.extents.chunk_address)
+        stored = rows[inside][self.extents.chunk_address[chunk[inside]] != 0].astype(np.int64)
+        start = stored * 4 * dim
+        first, last = start // layout.PAGE, (start + 4 * dim - 1) // layout.PAGE
+        span = int((last - first).max(initial=0)) + 1
+        pages = np.unique(np.minimum(first[:, None] + np.arange(span), last[:, None]))
+        pages = pages.astype(np.uint32)
+        for page in pages[~layout.get_bits(self.extents.page_checked, pages)]:
+            self.extents.verify_page(int(page))
+
+
+def _records(
+    transaction: lmdb.Transaction, collection: int
+) -> dict[int, layout.ExtentRecord]:
+    prefix = layout.key(collection, Kind.EXTENT)
+    found = {}
+    for key, value in scan(transaction, prefix):
+        number = int(layout.U64.unpack(key[len(prefix) :])[0])
+        found[number] = layout.unpack(value, type=layout.ExtentRecord)
+    return found
+
+
+def scan(transaction: lmdb.Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    """All keys with a prefix, and their values, copied."""
+    found = []
+    cursor = transaction.cursor()
+    if cursor.set_range(prefix):
+        for key, value in cursor:
+            raw_key = bytes(key)
+            if not raw_key.startswith(prefix):
+                break
+            found.append((raw_key, bytes(value)))
+    return found
+
+
+def read_state(transaction: lmdb.Transaction, collection: int) -> StateRecord:
+    """Read a collection's state record."""
+    raw = transaction.get(layout.key(collection, Kind.STATE))
+    return StateRecord() if raw is None else layout.unpack(raw, type=StateRecord)
+
+
+def _live_bitmap(
+    transaction: lmdb.Transaction, collection: int, extents: Extents, log: RowLog, words: int
+) -> U64:
+    live = np.zeros(words, np.uint64)
+    for extent in extents.raws:
+        rows = np.arange(extent.first_row, extent.first_row + extent.count, dtype=np.uint32)
+        layout.set_bits(live, rows, True)
+    layout.set_bits(live, log.numbers[: log.count], True)
+    page_words = layout.DEAD_PAGE_ROWS // 64
+    prefix = layout.key(collection, Kind.DEAD)
+    for key, value in scan(transaction, prefix):
+        start = int(layout.U32.unpack(key[len(prefix) :])[0]) * page_words
+        part = live[start : start + page_words]
+        part &= ~np.frombuffer(value, np.uint64)[: len(part)]
+    return live
+
+
+def _changes(
+    transaction: lmdb.Transaction, collection: int, since: int
+) -> list[ChangeRecord]:
+    """Change records after transaction `since`."""
+    prefix = layout.key(collection, Kind.CHANGE)
+    found = []
+    cursor = transaction.cursor()
+    if cursor.set_range(layout.key_u64(collection, Kind.CHANGE, since + 1)):
+        for key, value in cursor:
+            if not bytes(key).startswith(prefix):
+                break
+            found.append(layout.unpack(value, type=ChangeRecord))
+    return found
+
+
+def take_snapshot(
+    identity: Identity, transaction: lmdb.Transaction, old: Snapshot | None
+) -> Snapshot:
+    """Make the snapshot of a read transaction, from an older one where there is one."""
+    collection = identity.record.number
+    number = transaction.id()
+    state = read_state(transaction, collection)
+    changes: list[ChangeRecord] | None = None
+    if old is not None and state.changes_trimmed <= old.transaction:
+        changes = _changes(transaction, collection, old.transaction)
+    if old is not None and changes == []:
+        return replace(old, transaction=number)
+    same_extents = changes is not None and not any(change.extents for change in changes)
+    if old is not None and same_extents:
+        extents, log = old.extents, old.log
+    else:
+        extents = Extents(
+            identity, _records(transaction, collection), old.extents if old else None
+        )
+        log = RowLog(identity.record.dim)
+    is_int = bool(state.int_ids)
+    fresh = log.catch_up(transaction, collection, is_int, state.log_first)
+    end = max(state.next_row, len(extents.chunk_address) * CHUNK_ROWS)
+    words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
+    if old is not None and same_extents and changes is not None:
+        live = np.zeros(words, np.uint64)
+        live[: len(old.live)] = old.live
+        layout.set_bits(live, fresh, True)
+        for change in changes:
+            layout.set_bits(live, np.frombuffer(change.dead, np.uint32), False)
+    else:
+        live = _live_bitmap(transaction, collection, extents, log, words)
+    return _assemble(identity, number, state, extents, log, live)
+
+
+def _assemble(
+    identity: Identity,
+    number: int,
+    state: StateRecord,
+    extents: Extents,
+    log: RowLog,
+    live: U64,
+) -> Snapshot:
+    """Lay out the kernel view of a state."""
+    chunks = len(live) * 64 // CHUNK_ROWS
+    chunk_address = np.zeros(chunks, np.int64)
+    chunk_address[: len(extents.chunk_address)] = extents.chunk_address
+    chunk_order = np.zeros(chunks, np.int64)
+    chunk_order[: len(extents.chunk_order)] = extents.chunk_order
+    view = np.zeros(v.VIEW_FIELDS, np.int64)
+    record = identity.record
+    view[v.DIM] = record.dim
+    view[v.PADDED] = layout.padded_dim(record.dim)
+    view[v.METRIC] = record.metric
+    view[v.CODEC] = find_codec(record.codec).number
+    view[v.BLOCK_BYTES] = extents.block_bytes
+    extents.fill(view)
+    view[v.CHUNKS] = chunks
+    view[v.CHUNK_ADDRESS] = chunk_address.ctypes.data
+    view[v.CHUNK_ORDER] = chunk_order.ctypes.data
+    view[v.LIVE] = live.ctypes.data
+    view[v.LOG_ROWS] = log.count
+    view[v.LOG_NUMBERS] = log.numbers.ctypes.data
+    view[v.LOG_VECTORS] = log.vectors.ctypes.data
+    arrays = (log.vectors, log.numbers, chunk_address, chunk_order)
+    return Snapshot(
+        identity, number, state, extents, log, log.count, live, log.vectors, view, arrays
+    )

@@ -1,0 +1,66 @@
+"""Figures about a collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vecstore.layout import ExtentKind
+from vecstore.snapshot import Snapshot
+
+
+def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
+    """Describe a snapshot.
+
+    ``ram_bytes`` counts the collection's own tables and fresh rows; maps of files are not in it.
+    ``disk_bytes`` counts its extents; the facts of all collections share one LMDB file, which
+    `Store.stats` reports.
+    """
+    extents = snapshot.extents
+    state = snapshot.state
+    stored = sum(extent.count for extent in extents.raws)
+    rows = (
+        np.concatenate([part.runs["rows"] for part in extents.postings])
+        if extents.postings
+        else np.empty(0, np.uint32)
+    )
+    directory = extents.directory
+    tables = (
+        extents.chunk_address,
+        extents.chunk_order,
+        extents.page_checked,
+        extents.first_run,
+        extents.run_address,
+        extents.run_blocks,
+        extents.run_source,
+        extents.run_checked,
+        snapshot.live,
+        *snapshot.arrays,
+    )
+    return {
+        "rows": state.live_rows,
+        "dead_rows": stored + snapshot.log_count - state.live_rows,
+        "postings": 0 if directory is None else len(directory.postings),
+        "posting_entries": int(rows.sum()),
+        "posting_rows_p99": float(np.percentile(rows, 99)) if len(rows) else 0.0,
+        "posting_rows_cv": float(rows.std() / rows.mean()) if len(rows) else 0.0,
+        "tree_nodes": 0 if directory is None else len(directory.supers),
+        "tenants": 0,
+        "disk_bytes": sum(record.bytes for record in extents.records.values()),
+        "raw_bytes": sum(extent.record.bytes for extent in extents.raws),
+        "posting_bytes": sum(
+            extent.record.bytes for extent in extents.of_kind(ExtentKind.POSTINGS)
+        ),
+        "ram_bytes": sum(table.nbytes for table in tables),
+        "extents": len(extents.mapped),
+        "tail_rows": snapshot.log_count,
+        "codec": snapshot.identity.record.codec,
+        "calibration": {
+            "note": state.calibration_note,
+            "efforts": [
+                {"recall": e.recall, "probes": e.probes, "bound": e.bound, "spread": e.spread}
+                for e in state.calibration
+            ],
+        },
+    }

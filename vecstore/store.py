@@ -1,0 +1,302 @@
+"""A store: a directory of collections, opened like a file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vecstore import layout
+from vecstore.check import check_store
+from vecstore.codecs import AUTO, find_codec
+from vecstore.collection import Collection
+from vecstore.config import DIM_MAX, Metric
+from vecstore.errors import (
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    InvalidArgumentError,
+    ReadOnlyError,
+)
+from vecstore.extents import remove_orphans
+from vecstore.facts import delete_range
+from vecstore.inputs import parse_name
+from vecstore.layout import CollectionRecord, Kind, StoreRecord
+from vecstore.results import Violation
+from vecstore.session import Session
+from vecstore.snapshot import Identity, scan
+from vecstore.storage import Environment
+from vecstore.write import remove_retired
+
+RAW_FORMS = ("float32",)
+
+
+def open_store(
+    path: str | os.PathLike[str], mode: str = "w", durability: str = "commit"
+) -> Store:
+    """Open the store at `path`; see `vecstore.open`."""
+    if durability != "commit":
+        raise InvalidArgumentError(
+            f"durability is {durability!r}; this version offers 'commit': every call is synced."
+        )
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidArgumentError(f"path is {path!r}; pass the path of a directory.")
+    folder = Path(os.fspath(path))
+    environment = Environment.open(folder, mode)
+    try:
+        return Store(environment, writable=mode == "w")
+    except BaseException:
+        environment.release(mode == "w")
+        raise
+
+
+class Store:
+    """An open store; use it as a context manager, or call `close`."""
+
+    def __init__(self, environment: Environment, *, writable: bool) -> None:
+        self._environment = environment
+        self._session = Session(environment, writable)
+        self._collections: dict[str, Collection] = {}
+        self._lock = threading.Lock()
+        if writable:
+            self._clean()
+
+    @property
+    def path(self) -> Path:
+        """Directory of the store."""
+        return self._environment.path
+
+    def __repr__(self) -> str:
+        """Show the path."""
+        return f"Store({str(self.path)!r})"
+
+    def __enter__(self) -> Store:
+        """Return the store."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait for running calls and let go of files and locks; may be repeated."""
+        if not self._session.close():
+            return
+        for collection in self._collections.values():
+            collection._close()
+        self._environment.release(self._session.writable)
+
+    def collections(self) -> list[str]:
+        """Names of all collections, sorted."""
+        return sorted(self._catalogue())
+
+    def collection(
+        self,
+        name: str,
+        dim: int | None = None,
+        metric: str | None = None,
+        tenants: bool | None = None,
+        codec: str | None = None,
+        raw: str | None = None,
+    ) -> Collection:
+        """Get a collection, or create it.
+
+        Parameters
+        ----------
+        name : str
+        dim : int
+            Dimensions of a vector; needed to create.
+        metric : {"l2", "cosine", "ip"}
+            "l2" by default.
+        tenants : bool
+            False; this version has no tenants.
+        codec : {"auto", "rabitq1", "float32"}
+            How postings hold rows: "rabitq1" (what "auto" means) 1-bit codes, "float32" values.
+        raw : {"float32"}
+            How raw rows are stored.
+
+        Raises
+        ------
+        CollectionNotFoundError
+            It does not exist, and `dim` is missing or the store is open for reading.
+        CollectionMismatchError
+            It exists and differs from an argument given.
+        """
+        parse_name(name)
+        _check_options(dim, metric, tenants, codec, raw)
+        with self._session.running():
+            record = self._catalogue().get(name)
+            if record is None:
+                record = self._create(name, dim, metric, codec, raw)
+            _compare(name, record, dim, metric, tenants, codec, raw)
+            with self._lock:
+                known = self._collections.get(name)
+                if known is None or known._number != record.number:
+                    identity = Identity(name, record, self._environment.extents)
+                    known = self._collections[name] = Collection(self._session, identity)
+                return known
+
+    def drop(self, name: str) -> None:
+        """Delete a collection and all it holds; its name may be used again at once."""
+        parse_name(name)
+        self._refuse_read_only("drop")
+        with self._session.running(), self._session.write_lock:
+            record = self._catalogue().get(name)
+            if record is None:
+                raise CollectionNotFoundError(f"There is no collection {name!r} to drop.")
+            with self._environment.write() as transaction:
+                transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
+                prefix = layout.key(record.number, Kind.EXTENT)
+                stamp = layout.U64.pack(transaction.id())
+                for key, _ in scan(transaction, prefix):
+                    number = int(layout.U64.unpack(key[len(prefix) :])[0])
+                    transaction.put(layout.key_u64(0, Kind.RETIRED, number), stamp)
+                for kind in Kind:
+                    delete_range(transaction, layout.key(record.number, kind))
+            remove_retired(self._environment)
+
+    def check(self) -> list[Violation]:
+        """Verify every invariant and checksum; an empty list means the store is sound."""
+        with self._session.running():
+            return check_store(self._environment, self._catalogue())
+
+    def stats(self) -> dict[str, Any]:
+        """Describe the store: format, collections, bytes on disk."""
+        with self._session.running():
+            extents = [entry.stat().st_size for entry in self._environment.extents.iterdir()]
+            facts = self._environment.facts_bytes()
+            return {
+                "path": str(self.path),
+                "format_version": layout.FORMAT_VERSION,
+                "collections": self.collections(),
+                "facts_bytes": facts,
+                "extents": len(extents),
+                "disk_bytes": facts + sum(extents),
+            }
+
+    def _refuse_read_only(self, verb: str) -> None:
+        if not self._session.writable:
+            raise ReadOnlyError(
+                f"The store {self.path} is open for reading; open it with mode='w' to {verb}."
+            )
+
+    def _catalogue(self) -> dict[str, CollectionRecord]:
+        with self._session.running() as environment:
+            transaction = environment.read()
+            try:
+                prefix = layout.key(0, Kind.CATALOGUE)
+                return {
+                    key[len(prefix) :].decode(): layout.unpack(value, type=CollectionRecord)
+                    for key, value in scan(transaction, prefix)
+                }
+            finally:
+                transaction.abort()
+
+    def _create(
+        self,
+        name: str,
+        dim: int | None,
+        metric: str | None,
+        codec: str | None,
+        raw: str | None,
+    ) -> CollectionRecord:
+        if not self._session.writable:
+            raise CollectionNotFoundError(
+                f"There is no collection {name!r}, and the store is open for reading."
+            )
+        if dim is None:
+            raise CollectionNotFoundError(
+                f"There is no collection {name!r}; pass dim= to create it."
+            )
+        with self._session.write_lock, self._environment.write() as transaction:
+            key = layout.key(0, Kind.STORE)
+            raw_store = transaction.get(key)
+            store = (
+                StoreRecord()
+                if raw_store is None
+                else layout.unpack(raw_store, type=StoreRecord)
+            )
+            record = CollectionRecord(
+                number=store.next_collection,
+                dim=int(dim),
+                metric=Metric.parse(metric or "l2"),
+                tenants=False,
+                codec=find_codec(codec or "auto").name,
+                raw=raw or RAW_FORMS[0],
+                seed=store.next_collection,
+            )
+            store.next_collection += 1
+            transaction.put(key, layout.pack(store))
+            transaction.put(layout.key(0, Kind.CATALOGUE, name.encode()), layout.pack(record))
+            return record
+
+    def _clean(self) -> None:
+        """Remove what a crash left: extents that no transaction names."""
+        named: set[int] = set()
+        transaction = self._environment.read()
+        try:
+            collections = [record.number for record in self._catalogue().values()]
+            for collection, kind in [
+                (0, Kind.RETIRED),
+                *((number, Kind.EXTENT) for number in collections),
+            ]:
+                prefix = layout.key(collection, kind)
+                named |= {
+                    int(layout.U64.unpack(key[len(prefix) :])[0])
+                    for key, _ in scan(transaction, prefix)
+                }
+        finally:
+            transaction.abort()
+        remove_orphans(self._environment.extents, named)
+        remove_retired(self._environment)
+
+
+def _check_options(
+    dim: Any, metric: str | None, tenants: Any, codec: str | None, raw: str | None
+) -> None:
+    if dim is not None and (
+        isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= DIM_MAX
+    ):
+        raise InvalidArgumentError(f"dim is {dim!r}; use an int from 1 to {DIM_MAX}.")
+    if metric is not None:
+        Metric.parse(metric)
+    if codec is not None:
+        find_codec(codec)
+    if tenants not in (None, False):
+        raise InvalidArgumentError(
+            f"tenants is {tenants!r}; this version has no tenants. Use a collection for each."
+        )
+    if raw is not None and raw not in RAW_FORMS:
+        raise InvalidArgumentError(f"raw is {raw!r}; use one of {RAW_FORMS}.")
+
+
+def _compare(
+    name: str,
+    record: CollectionRecord,
+    dim: int | None,
+    metric: str | None,
+    tenants: bool | None,
+    codec: str | None,
+    raw: str | None,
+) -> None:
+    stored = {
+        "dim": record.dim,
+        "metric": Metric(record.metric).label,
+        "tenants": record.tenants,
+        "codec": record.codec,
+        "raw": record.raw,
+    }
+    codec = AUTO if codec == "auto" and record.codec == AUTO else codec
+    given = {"dim": dim, "metric": metric, "tenants": tenants, "codec": codec, "raw": raw}
+    for option, value in given.items():
+        if value is not None and value != stored[option]:
+            raise CollectionMismatchError(
+                f"Collection {name!r} has {option} {stored[option]!r}, not {value!r}; "
+                f"leave the argument out, or use another name."
+            )

@@ -1,0 +1,348 @@
+"""Writing rows: one transaction per call, small calls to the row log, large ones to extents.
+
+Invariants
+----------
+* A call is atomic: its rows, the end of the rows they replace, and the extents they stand in
+  become visible in one commit, or not at all.
+* One writer at a time: the store's write lock is held throughout.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.build import Builder, Built, Rows, next_chunk
+from vecstore.calibrate import calibrate
+from vecstore.clustering import Progress
+from vecstore.config import (
+    BULK_ROWS_MIN,
+    FRAGMENTS_MAX,
+    GROWTH_MAX,
+    LOG_INDEXED_FRACTION,
+    LOG_ROWS_MAX,
+    ROWS_MAX,
+)
+from vecstore.errors import DuplicateIdError, InvalidArgumentError
+from vecstore.extents import extent_path
+from vecstore.facts import Edit
+from vecstore.inputs import Ids
+from vecstore.layout import TENANT_NONE, ExtentKind, Kind, StoreRecord
+from vecstore.rowlog import log_value
+from vecstore.search import Searcher
+from vecstore.snapshot import Identity, Snapshot, scan
+from vecstore.storage import Environment
+
+F32 = NDArray[np.float32]
+U32 = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Checked input of one call.
+
+    Attributes
+    ----------
+    vectors : array-like (n, dim) of any real dtype
+    """
+
+    ids: Ids
+    vectors: Any
+    metadata: Sequence[dict[str, Any] | None] | None
+    documents: Sequence[str | None] | None
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+class Writer:
+    """Writes to one collection.
+
+    Parameters
+    ----------
+    environment : Environment
+    identity : Identity
+    snapshot : callable
+        Gives the newest committed snapshot.
+    lock : Lock
+        The store's write lock.
+    searcher : Searcher
+        Used to calibrate a trained index.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        identity: Identity,
+        snapshot: Callable[[], Snapshot],
+        lock: threading.RLock,
+        searcher: Searcher,
+    ) -> None:
+        self._environment = environment
+        self._identity = identity
+        self._snapshot = snapshot
+        self._lock = lock
+        self._searcher = searcher
+
+    def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
+        """Insert rows, replacing those with the same ids unless `add`."""
+        with self._lock:
+            if len(batch.ids) >= BULK_ROWS_MIN:
+                self._put_bulk(batch, add, progress)
+            else:
+                self._put_log(batch, add)
+                self._flush_if_due(progress)
+
+    def delete(self, ids: Ids) -> int:
+        """Delete rows by id; unknown ids are skipped. Returns rows removed."""
+        with self._lock, self._environment.write() as transaction:
+            edit = Edit(transaction, self._identity)
+            known = []
+            rows = []
+            for raw_id in dict.fromkeys(ids.encoded()):
+                row = edit.row_of(TENANT_NONE, raw_id)
+                if row is not None:
+                    known.append(raw_id)
+                    rows.append(row)
+            if rows:
+                edit.delete_ids(TENANT_NONE, known)
+                edit.kill(rows)
+                edit.finish()
+            return len(rows)
+
+    # --- small calls -----------------------------------------------------------------------
+
+    def _put_log(self, batch: Batch, add: bool) -> None:
+        vectors = np.ascontiguousarray(batch.vectors, np.float32)
+        with self._environment.write() as transaction:
+            edit = Edit(transaction, self._identity)
+            raw_ids = batch.ids.encoded()
+            self._replace(edit, batch.ids, raw_ids, add)
+            first = edit.state.next_row
+            self._reserve(edit, first, len(raw_ids))
+            rows = range(first, first + len(raw_ids))
+            edit.put_ids(TENANT_NONE, raw_ids, rows)
+            collection = self._identity.record.number
+            for row, raw_id, vector in zip(rows, raw_ids, vectors, strict=True):
+                transaction.put(
+                    layout.key_u32(collection, Kind.LOG, row),
+                    log_value(TENANT_NONE, raw_id, vector),
+                )
+            edit.put_facts(rows, batch.metadata, batch.documents)
+            edit.finish()
+
+    def _replace(self, edit: Edit, ids: Ids, raw_ids: list[bytes], add: bool) -> None:
+        """End the rows that the ids pointed to so far; fix the kind of ids at the first write."""
+        if edit.state.int_ids is None:
+            edit.state.int_ids = ids.is_int
+        elif edit.state.int_ids != ids.is_int:
+            raise InvalidArgumentError("The kind of ids changed during the call; repeat it.")
+        if not edit.state.live_rows:
+            return
+        old = [edit.row_of(TENANT_NONE, raw_id) for raw_id in raw_ids]
+        if add:
+            for place, row in enumerate(old):
+                if row is not None:
+                    raise DuplicateIdError(
+                        f"Id {ids.plain()[place]!r} exists already in collection "
+                        f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
+                    )
+        edit.kill(row for row in old if row is not None)
+
+    def _reserve(self, edit: Edit, first: int, count: int) -> None:
+        if first + count > ROWS_MAX:
+            raise InvalidArgumentError(
+                f"Collection {self._identity.name!r} has used {first} row numbers and can give "
+                f"no {count} more (at most {ROWS_MAX}); copy it into a new collection."
+            )
+        edit.state.next_row = first + count
+
+    # --- large calls -----------------------------------------------------------------------
+
+    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
+        if add:
+            self._refuse_known(batch.ids)
+        snapshot = self._snapshot()
+        replaced = self._known_rows(batch.ids, snapshot)
+        self._write_index(snapshot, batch, replaced, progress)
+
+    def _refuse_known(self, ids: Ids) -> None:
+        """Raise before anything is built when `add` meets an id that exists."""
+        transaction = self._environment.read()
+        try:
+            edit = Edit(transaction, self._identity)
+            for place, raw_id in enumerate(ids.encoded() if edit.state.live_rows else []):
+                if edit.row_of(TENANT_NONE, raw_id) is not None:
+                    raise DuplicateIdError(
+                        f"Id {ids.plain()[place]!r} exists already in collection "
+                        f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
+                    )
+        finally:
+            transaction.abort()
+
+    def _known_rows(self, ids: Ids, snapshot: Snapshot) -> U32:
+        """Rows that the batch will replace: they need no place in a new index."""
+        if not snapshot.state.live_rows:
+            return np.empty(0, np.uint32)
+        transaction = self._environment.read()
+        try:
+            edit = Edit(transaction, self._identity)
+            rows = (edit.row_of(TENANT_NONE, raw_id) for raw_id in ids.encoded())
+            return np.array([row for row in rows if row is not None], np.uint32)
+        finally:
+            transaction.abort()
+
+    def _flush_if_due(self, progress: Progress) -> None:
+        snapshot = self._snapshot()
+        due = max(LOG_ROWS_MAX, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
+        if snapshot.log_count > due:
+            self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
+
+    def _write_index(
+        self, snapshot: Snapshot, batch: Batch | None, replaced: U32, progress: Progress
+    ) -> None:
+        """Bring the row log and a batch into extents; train anew when the index outgrew itself."""
+        state = snapshot.state
+        store = self._read_store()
+        numbers = _Counter(store.next_extent)
+        builder = Builder(self._identity, numbers, self._searcher.workers, progress)
+        directory = snapshot.extents.directory
+        fresh = 0 if batch is None else len(batch.ids)
+        log_rows = snapshot.log.numbers[: snapshot.log_count]
+        live_log = log_rows[layout.get_bits(snapshot.live, log_rows)]
+        grown = state.indexed_rows + len(live_log) + fresh
+        train = (
+            directory is None
+            or grown > GROWTH_MAX * state.trained_rows
+            or len(snapshot.extents.postings) >= FRAGMENTS_MAX
+        )
+        kept = snapshot.live_rows() if train else live_log
+        kept = np.setdiff1d(kept, replaced).astype(np.uint32)
+        snapshot.verify_rows(kept)
+        record = self._identity.record
+        vectors = None if batch is None else batch.vectors
+        rows = Rows(record.dim, record.metric, snapshot.addresses(kept), vectors)
+        first_row = next_chunk(state.next_row)
+        ids: Any = np.empty(0, np.int64) if batch is None else batch.ids.values
+        builts: list[Built] = []
+        try:
+            if snapshot.log_count:
+                builts.append(builder.store_log(snapshot))
+            if rows.n == 0:
+                train = False
+            elif train or directory is None:
+                builts.append(builder.train(rows, kept, first_row, state.next_posting, ids))
+            else:
+                builts.append(builder.append(rows, kept, first_row, directory, ids))
+            progress("publish", 0, 1)
+            self._publish(snapshot, builts, batch, train, rows.n, first_row, numbers)
+            progress("publish", 1, 1)
+        except BaseException:
+            for built in builts:
+                built.abandon()
+            raise
+        remove_retired(self._environment)
+        if train:
+            calibrate(self._environment, self._identity, self._snapshot(), self._searcher, progress)
+
+    def _publish(
+        self,
+        snapshot: Snapshot,
+        builts: list[Built],
+        batch: Batch | None,
+        train: bool,
+        indexed: int,
+        first_row: int,
+        numbers: _Counter,
+    ) -> None:
+        """Name new extents, retire old ones and point ids at rows, in one transaction."""
+        with self._environment.write() as transaction:
+            self._write_store(transaction, numbers.value)
+            edit = Edit(transaction, self._identity)
+            state = edit.state
+            if batch is not None:
+                raw_ids = batch.ids.encoded()
+                self._replace(edit, batch.ids, raw_ids, False)
+                self._reserve(edit, first_row, len(raw_ids))
+                rows = builts[-1].numbers.tolist()
+                edit.put_ids(TENANT_NONE, raw_ids, rows)
+                edit.put_facts(rows, batch.metadata, batch.documents)
+            state.next_row = next_chunk(state.next_row)
+            state.log_first = state.next_row
+            if snapshot.log_count:
+                edit.clear_log()
+            if train:
+                old = snapshot.extents
+                edit.retire_extents(
+                    extent.number
+                    for kind in (ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
+                    for extent in old.of_kind(kind)
+                )
+                state.next_posting += builts[-1].postings
+                state.trained_rows = indexed
+                state.indexed_rows = indexed
+                state.calibration = []
+                state.calibration_note = ""
+            else:
+                state.indexed_rows += indexed
+            for built in builts:
+                edit.add_extents(built.extents)
+            edit.finish()
+
+    def _read_store(self) -> StoreRecord:
+        transaction = self._environment.read()
+        try:
+            raw = transaction.get(layout.key(0, Kind.STORE))
+            return StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
+        finally:
+            transaction.abort()
+
+    @staticmethod
+    def _write_store(transaction: lmdb.Transaction, next_extent: int) -> None:
+        key = layout.key(0, Kind.STORE)
+        raw = transaction.get(key)
+        store = StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
+        store.next_extent = next_extent
+        transaction.put(key, layout.pack(store))
+
+
+def remove_retired(environment: Environment) -> None:
+    """Unlink retired extents whose transaction no reader is older than."""
+    transaction = environment.read()
+    try:
+        prefix = layout.key(0, Kind.RETIRED)
+        retired = {
+            int(layout.U64.unpack(key[len(prefix) :])[0]): int(layout.U64.unpack(value)[0])
+            for key, value in scan(transaction, prefix)
+        }
+    finally:
+        transaction.abort()
+    if not retired:
+        return
+    oldest = environment.oldest_reader()
+    gone = [n for n, stamp in retired.items() if oldest is None or oldest >= stamp]
+    for number in gone:
+        extent_path(environment.extents, number).unlink(missing_ok=True)
+    if gone:
+        with environment.write() as transaction:
+            for number in gone:
+                transaction.delete(layout.key_u64(0, Kind.RETIRED, number))
+
+
+class _Counter:
+    """Gives out extent numbers."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __call__(self) -> int:
+        self.value += 1
+        return self.value - 1
