@@ -114,9 +114,8 @@ def _report(paths: list[Path], folder: Path) -> None:
 @app.command("list")
 def list_command() -> None:
     """Datasets and adapters, and which of the libraries are missing here."""
-    console.print(
-        f"Datasets: {', '.join(datasets.names())}, synthetic-<rows>x<dim>[-l2|-cosine|-ip]"
-    )
+    known = (*datasets.names(), "synthetic-<rows>x<dim>[-l2|-cosine|-ip]")
+    console.print(f"Datasets: {', '.join(known)}", markup=False)
     table = Table("adapter", "library", "here", "what it is")
     for name in ADAPTERS:
         found, missing = adapter_class(name), missing_modules(name)

@@ -151,11 +151,9 @@ def _answer(worker: Worker, command: str, arguments: dict[str, Any]) -> tuple[st
     except Exception as error:  # noqa: BLE001  (of any library: the parent reports it)
         import traceback
 
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return (
-            "error",
-            f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})",
-        )
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"
+        return "error", f"{type(error).__name__}: {error} ({where})"
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from vecstore.errors import (
 )
 from vecstore.results import Hit, Result, Violation
 from vecstore.store import Store
-from vecstore.store import open_store as open  # noqa: A004
+from vecstore.store import open_store as open
 from vecstore.warmup import warmup
 
 __version__ = "0.1.0"

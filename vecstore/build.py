@@ -23,12 +23,13 @@ from vecstore.clustering import Progress, Tree
 from vecstore.codecs import find_codec
 from vecstore.config import CHUNK_ROWS, POSTING_ROWS_MAX, Metric
 from vecstore.directory import Directory, draw_signs, geometry, write_directory
+from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import ExtentRecord, Section, align
 from vecstore.postings import group, write_postings
 from vecstore.rawrows import extent_rows, write_rows
-from vecstore.snapshot import Identity, Snapshot
+from vecstore.snapshot import Snapshot
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -41,7 +42,8 @@ def normalised(x: F32, metric: int) -> F32:
     if metric != Metric.COSINE:
         return x
     norms = np.sqrt(np.einsum("ij,ij->i", x, x))
-    return x / np.maximum(norms, np.float32(1e-30))[:, None]
+    unit: F32 = x / np.maximum(norms, np.float32(1e-30))[:, None]
+    return unit
 
 
 class Rows:
@@ -105,9 +107,7 @@ class Built:
 
     def open(self, number: int) -> Extent:
         """Map an extent that was just written."""
-        return Extent(
-            self.identity.folder, number, self.extents[number], self.identity.name
-        )
+        return Extent(self.identity.folder, number, self.extents[number], self.identity.name)
 
     def abandon(self) -> None:
         """Remove the files."""
@@ -163,8 +163,16 @@ class Builder:
         built = Built(self._identity, postings=len(postings))
         try:
             self._write(
-                built, rows, stored_numbers, first_row, homes, ids, tree.leaves, postings,
-                centre, signs,
+                built,
+                rows,
+                stored_numbers,
+                first_row,
+                homes,
+                ids,
+                tree.leaves,
+                postings,
+                centre,
+                signs,
             )
             number = self._next_extent()
             built.extents[number] = write_directory(

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from vecstore.build import Rows, normalised
 from vecstore.clustering import Progress, blocks
 from vecstore.config import Effort, Metric
+from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
 from vecstore.layout import EffortRecord
 from vecstore.search import Searcher, effort_array
-from vecstore.snapshot import Identity, Snapshot
+from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 
 F32 = NDArray[np.float32]
@@ -160,4 +161,3 @@ def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort 
 
 DEFAULT_EFFORT = Effort(probes=64, bound=1.0, spread=SPREADS[-1])
 """Serves in the moments between training and calibration."""
-

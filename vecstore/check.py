@@ -18,13 +18,15 @@ from vecstore import layout
 from vecstore.codecs import find_codec
 from vecstore.config import BLOCK_ROWS, POSTING_ROWS_MAX
 from vecstore.errors import CorruptionError, VecstoreError
+from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
+from vecstore.kernels.encode import gather_rows
 from vecstore.layout import CollectionRecord, ExtentKind, Kind, Section
 from vecstore.postings import PostingRuns
-from vecstore.rawrows import RowIds, page_sums
+from vecstore.rawrows import page_sums
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
-from vecstore.snapshot import Identity, Snapshot, scan, take_snapshot
+from vecstore.snapshot import Snapshot, scan, take_snapshot
 from vecstore.storage import Environment
 
 U32 = NDArray[np.uint32]
@@ -70,7 +72,7 @@ def _check_collection(
 ) -> list[Violation]:
     name = identity.name
     prefix = layout.key(identity.record.number, Kind.EXTENT)
-    broken = []
+    broken: list[Violation] = []
     for key, value in scan(transaction, prefix):
         number = int(layout.U64.unpack(key[len(prefix) :])[0])
         record = layout.unpack(value, type=layout.ExtentRecord)
@@ -104,7 +106,7 @@ def _check_sums(identity: Identity, extent: Extent) -> Iterator[Violation]:
         if extent.has(section) and section not in layout.BULK_SECTIONS:
             extent.array(section, np.uint8)
     if extent.kind == ExtentKind.RAW:
-        rows = memoryview(extent.array(Section.ROWS, np.uint8))
+        rows = extent.array(Section.ROWS, np.uint8).data
         sums = extent.array(Section.ROW_SUMS, np.uint64).tolist()
         for page, found in enumerate(page_sums(rows)):
             if page >= len(sums) or found != sums[page]:
@@ -183,7 +185,8 @@ def run_entries(postings: PostingRuns, run: int, block_bytes: int) -> U32:
     data = postings.extent.array(Section.BLOCKS, np.uint8)
     data = data[start : start + int(entry["blocks"]) * block_bytes]
     numbers: U32 = data.view(np.uint32).reshape(-1, block_bytes // 4)[:, -BLOCK_ROWS:].ravel()
-    return numbers[numbers != np.uint32(layout.NO_ROW)]
+    rows: U32 = numbers[numbers != np.uint32(layout.NO_ROW)]
+    return rows
 
 
 def _check_postings(snapshot: Snapshot) -> Iterator[Violation]:
@@ -222,11 +225,9 @@ def _identical(snapshot: Snapshot, rows: U32) -> bool:
     if not len(inside):
         return True
     dim = snapshot.identity.record.dim
-    from vecstore.kernels.encode import gather_rows
-
     vectors = np.empty((len(inside), dim), np.float32)
     gather_rows(snapshot.addresses(inside), dim, vectors)
-    sums = [xxhash.xxh3_64_intdigest(vector) for vector in vectors]
+    sums = [xxhash.xxh3_64_intdigest(vector.data) for vector in vectors]
     return bool(np.bincount(np.unique(sums, return_inverse=True)[1]).max() > POSTING_ROWS_MAX // 2)
 
 

@@ -206,9 +206,11 @@ def train_tree(source: Source, seed: int, progress: Progress) -> Tree:
                 )
             else:
                 leaves.append(train_cell(source.take(members), seed))
-        first_leaf.append(sum(map(len, leaves)) if not leaves else first_leaf[-1] + (
-            len(leaves[-1]) if len(members) else 0
-        ))
+        first_leaf.append(
+            sum(map(len, leaves))
+            if not leaves
+            else first_leaf[-1] + (len(leaves[-1]) if len(members) else 0)
+        )
         progress("leaves", int(cell_first[cell + 1]), n)
     return Tree(cells, np.array(first_leaf, np.int64), np.vstack(leaves), order, cell_first)
 

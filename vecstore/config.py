@@ -77,9 +77,7 @@ class Metric(IntEnum):
         try:
             return cls[name.upper()] if name == name.lower() else cls[""]
         except (KeyError, AttributeError):
-            raise InvalidArgumentError(
-                f"metric is {name!r}; use 'l2', 'cosine' or 'ip'."
-            ) from None
+            raise InvalidArgumentError(f"metric is {name!r}; use 'l2', 'cosine' or 'ip'.") from None
 
     @property
     def label(self) -> str:

@@ -25,6 +25,7 @@ from vecstore.kernels import view as v
 from vecstore.kernels.encode import encode_runs
 from vecstore.kernels.rotation import ROUNDS
 from vecstore.layout import (
+    NO_ROW,
     PAGE_DTYPE,
     ExtentKind,
     ExtentRecord,
@@ -171,7 +172,8 @@ class Directory:
         """Centroids that the pages name, in page order, copies included."""
         words = blocks.view(np.uint32).reshape(-1, rabitq_block_bytes(dim) // 4)
         numbers: U32 = words[:, -BLOCK_ROWS:]
-        return numbers[numbers != np.uint32(0xFFFF_FFFF)]
+        named: U32 = numbers[numbers != np.uint32(NO_ROW)]
+        return named
 
     def fill(self, view: I64) -> None:
         """Write this directory's part of a kernel view."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ class ExtentWriter:
 
     def write(self, data: Any) -> int:
         """Append bytes or an array to the section; return its offset in the section."""
-        view = memoryview(np.ascontiguousarray(data) if isinstance(data, np.ndarray) else data)
+        if isinstance(data, np.ndarray):
+            data = np.ascontiguousarray(data).data
+        view = memoryview(data)
         view = view.cast("B") if view.nbytes else memoryview(b"")
         place = self._offset - self._section_start
         self._put(view)
@@ -138,11 +141,8 @@ class ExtentWriter:
 
     def abandon(self) -> None:
         """Remove the file; safe to call at any time."""
-        try:
+        with suppress(OSError):  # a full disk fails the flush inside; the file goes anyway
             self._file.close()
-        except OSError:
-            # A full disk makes the flush inside close fail; the file goes anyway.
-            pass
         self._path.unlink(missing_ok=True)
 
 
@@ -174,9 +174,7 @@ class Extent:
 
     def corrupt(self, message: str, node: int | None = None) -> CorruptionError:
         """Build the error for damage found in this extent."""
-        return CorruptionError(
-            message, collection=self._collection, node=node, extent=self.number
-        )
+        return CorruptionError(message, collection=self._collection, node=node, extent=self.number)
 
     def _read_header(self, path: Path) -> None:
         raw = self._bytes[: HEADER_DTYPE.itemsize].tobytes()
@@ -208,7 +206,7 @@ class Extent:
         start = int(entry["offset"])
         raw = self._bytes[start : start + int(entry["bytes"])]
         if section not in layout.BULK_SECTIONS and section not in self._checked:
-            if xxhash.xxh3_64_intdigest(raw) != int(entry["sum"]):
+            if xxhash.xxh3_64_intdigest(raw.data) != int(entry["sum"]):
                 raise self.corrupt(
                     f"The {section.name} part of extent {self.number} of collection "
                     f"{self._collection!r} does not match its checksum; restore a backup."
@@ -223,11 +221,8 @@ class Extent:
     def close(self) -> None:
         """Unmap, once no array or kernel refers to the map."""
         self._bytes = np.empty(0, np.uint8)
-        try:
+        with suppress(BufferError):  # an array over the map is still held, and keeps it
             self._map.close()
-        except BufferError:
-            # A caller still holds an array over the map; it is unmapped with that array.
-            pass
 
 
 def remove_orphans(folder: Path, named: set[int]) -> list[int]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.config import CHANGES_KEPT
+from vecstore.extent_set import Identity
 from vecstore.layout import ChangeRecord, ExtentRecord, Kind
-from vecstore.snapshot import Identity, read_state
+from vecstore.snapshot import read_state
 
 
 class Edit:

@@ -105,7 +105,7 @@ def parse_ids(ids: Any) -> Ids:
         raise InvalidArgumentError("ids mixes str and int; a collection has one kind of id.")
     if kinds == {int} or not values:
         return Ids(np.array(values, np.int64), False, True)
-    return Ids(values, False, False)
+    return Ids([str(value) for value in values], False, False)
 
 
 def check_id_kind(ids: Ids, int_ids: bool | None, collection: str) -> None:
@@ -323,9 +323,7 @@ def parse_documents(documents: Any, n: int, scalar: bool) -> Sequence[str | None
             try:
                 entry.encode()
             except UnicodeEncodeError:
-                raise InvalidArgumentError(
-                    f"Document of row {row} is not valid Unicode."
-                ) from None
+                raise InvalidArgumentError(f"Document of row {row} is not valid Unicode.") from None
     return rows
 
 

@@ -305,5 +305,7 @@ def set_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32], value: bool) 
 
 def get_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Test one bit per row."""
-    shifted = bitmap[rows >> np.uint32(6)] >> (rows & np.uint32(63)).astype(np.uint64)
+    shifted: NDArray[np.uint64] = bitmap[rows >> np.uint32(6)] >> (rows & np.uint32(63)).astype(
+        np.uint64
+    )
     return (shifted & np.uint64(1)).astype(np.bool_)

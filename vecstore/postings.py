@@ -148,7 +148,7 @@ def write_postings(
                 for run in range(begin, end):
                     start = int(offsets[run]) - base
                     data = piece[start : start + int(sizes[run])]
-                    runs[run]["sum"] = xxhash.xxh3_64_intdigest(data)
+                    runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)
                 writer.pad(PAGE)
                 writer.write(piece)
                 begin = end
@@ -179,7 +179,7 @@ class PostingRuns:
         start = int(entry["offset"])
         data = self.extent.array(Section.BLOCKS, np.uint8)
         data = data[start : start + int(entry["blocks"]) * block_bytes]
-        if xxhash.xxh3_64_intdigest(data) != int(entry["sum"]):
+        if xxhash.xxh3_64_intdigest(data.data) != int(entry["sum"]):
             raise self.extent.corrupt(
                 f"Posting {int(entry['posting'])} of tenant {int(entry['tenant'])} in extent "
                 f"{self.extent.number} does not match its checksum; restore a backup.",

@@ -71,7 +71,7 @@ def write_rows(
         writer.begin(Section.ROWS)
         for start in range(0, count, WRITE_ROWS):
             block = np.ascontiguousarray(take(start, min(count, start + WRITE_ROWS)))
-            sums.extend(page_sums(memoryview(block).cast("B")))
+            sums.extend(page_sums(block.data.cast("B")))
             writer.write(block)
         writer.end()
         writer.add(Section.ROW_SUMS, np.array(sums, np.uint64))
@@ -100,7 +100,7 @@ class RowIds:
             extent.array(Section.ORDER, np.uint32)
         self._numbers: NDArray[np.uint64] | None = None
         if extent.has(Section.ID_ENDS):
-            self._text = memoryview(extent.array(Section.IDS, np.uint8))
+            self._text = extent.array(Section.IDS, np.uint8).data
             self._ends = extent.array(Section.ID_ENDS, np.uint64)
         else:
             self._numbers = extent.array(Section.IDS, np.uint64)
@@ -116,7 +116,9 @@ class RowIds:
     def many(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64, or object for str ids."""
         if self._numbers is not None:
-            return self._numbers[rows - np.uint32(self.first_row)].astype(np.int64)
+            places = rows - np.uint32(self.first_row)
+            found: NDArray[np.int64] = self._numbers[places].astype(np.int64)
+            return found
         return np.array([self.one(int(row)) for row in rows], dtype=object)
 
 
@@ -133,4 +135,4 @@ def page_intact(extent: Extent, page: int) -> bool:
     rows = extent.array(Section.ROWS, np.uint8)
     sums = extent.array(Section.ROW_SUMS, np.uint64)
     data = rows[local * PAGE : (local + 1) * PAGE]
-    return bool(xxhash.xxh3_64_intdigest(data) == int(sums[local]))
+    return bool(xxhash.xxh3_64_intdigest(data.data) == int(sums[local]))

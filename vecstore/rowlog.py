@@ -69,9 +69,7 @@ class RowLog:
     ) -> NDArray[np.uint32]:
         """Append the rows that LMDB has beyond those held; return their numbers."""
         start = self.count
-        for row, _, raw_id, vector in read_log(
-            transaction, collection, max(first, self.next_row)
-        ):
+        for row, _, raw_id, vector in read_log(transaction, collection, max(first, self.next_row)):
             if self.count == len(self.numbers):
                 self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
                 self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])

@@ -90,8 +90,10 @@ class Searcher:
         self._idle: list[Scratch] = []
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-            os.cpu_count() or 1
+        self.workers = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else (os.cpu_count() or 1)
         )
 
     def _scratch(self, pages: int) -> Scratch:

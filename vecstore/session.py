@@ -12,7 +12,7 @@ from vecstore.storage import Environment
 class Session:
     """What a store object and its collections share.
 
-    Used as ``with session.running() as environment`` around every call.
+    Used as ``with session as environment`` around every call; may be nested.
     """
 
     def __init__(self, environment: Environment, writable: bool) -> None:
@@ -23,10 +23,6 @@ class Session:
         self._calls = 0
         self._closing = False
         self._own = threading.local()
-
-    def running(self) -> Session:
-        """Guard of one call; may be nested."""
-        return self
 
     def __enter__(self) -> Environment:
         """Begin a call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vecstore.layout import ExtentKind
 from vecstore.snapshot import Snapshot
@@ -26,7 +27,7 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
         else np.empty(0, np.uint32)
     )
     directory = extents.directory
-    tables = (
+    tables: tuple[NDArray[Any], ...] = (
         extents.chunk_address,
         extents.chunk_order,
         extents.page_checked,

@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import lmdb
 
@@ -136,7 +137,7 @@ def _foreign(path: Path) -> Iterator[Path]:
 class Environment:
     """The facts of one store, shared by every store object of this process that opened it."""
 
-    _shared: weakref.WeakValueDictionary[tuple[int, int], Environment] = (
+    _shared: ClassVar[weakref.WeakValueDictionary[tuple[int, int], Environment]] = (
         weakref.WeakValueDictionary()
     )
     _shared_lock = threading.Lock()

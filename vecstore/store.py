@@ -19,22 +19,21 @@ from vecstore.errors import (
     InvalidArgumentError,
     ReadOnlyError,
 )
+from vecstore.extent_set import Identity
 from vecstore.extents import remove_orphans
 from vecstore.facts import delete_range
 from vecstore.inputs import parse_name
 from vecstore.layout import CollectionRecord, Kind, StoreRecord
 from vecstore.results import Violation
 from vecstore.session import Session
-from vecstore.snapshot import Identity, scan
+from vecstore.snapshot import scan
 from vecstore.storage import Environment
 from vecstore.write import remove_retired
 
 RAW_FORMS = ("float32",)
 
 
-def open_store(
-    path: str | os.PathLike[str], mode: str = "w", durability: str = "commit"
-) -> Store:
+def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = "commit") -> Store:
     """Open the store at `path`; see `vecstore.open`."""
     if durability != "commit":
         raise InvalidArgumentError(
@@ -130,14 +129,14 @@ class Store:
         """
         parse_name(name)
         _check_options(dim, metric, tenants, codec, raw)
-        with self._session.running():
+        with self._session:
             record = self._catalogue().get(name)
             if record is None:
                 record = self._create(name, dim, metric, codec, raw)
             _compare(name, record, dim, metric, tenants, codec, raw)
             with self._lock:
                 known = self._collections.get(name)
-                if known is None or known._number != record.number:
+                if known is None or known._identity.record.number != record.number:
                     identity = Identity(name, record, self._environment.extents)
                     known = self._collections[name] = Collection(self._session, identity)
                 return known
@@ -146,7 +145,7 @@ class Store:
         """Delete a collection and all it holds; its name may be used again at once."""
         parse_name(name)
         self._refuse_read_only("drop")
-        with self._session.running(), self._session.write_lock:
+        with self._session, self._session.write_lock:
             record = self._catalogue().get(name)
             if record is None:
                 raise CollectionNotFoundError(f"There is no collection {name!r} to drop.")
@@ -163,12 +162,12 @@ class Store:
 
     def check(self) -> list[Violation]:
         """Verify every invariant and checksum; an empty list means the store is sound."""
-        with self._session.running():
+        with self._session:
             return check_store(self._environment, self._catalogue())
 
     def stats(self) -> dict[str, Any]:
         """Describe the store: format, collections, bytes on disk."""
-        with self._session.running():
+        with self._session:
             extents = [entry.stat().st_size for entry in self._environment.extents.iterdir()]
             facts = self._environment.facts_bytes()
             return {
@@ -187,7 +186,7 @@ class Store:
             )
 
     def _catalogue(self) -> dict[str, CollectionRecord]:
-        with self._session.running() as environment:
+        with self._session as environment:
             transaction = environment.read()
             try:
                 prefix = layout.key(0, Kind.CATALOGUE)
@@ -218,9 +217,7 @@ class Store:
             key = layout.key(0, Kind.STORE)
             raw_store = transaction.get(key)
             store = (
-                StoreRecord()
-                if raw_store is None
-                else layout.unpack(raw_store, type=StoreRecord)
+                StoreRecord() if raw_store is None else layout.unpack(raw_store, type=StoreRecord)
             )
             record = CollectionRecord(
                 number=store.next_collection,

@@ -31,13 +31,14 @@ from vecstore.config import (
     ROWS_MAX,
 )
 from vecstore.errors import DuplicateIdError, InvalidArgumentError
+from vecstore.extent_set import Identity
 from vecstore.extents import extent_path
 from vecstore.facts import Edit
 from vecstore.inputs import Ids
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind, StoreRecord
 from vecstore.rowlog import log_value
 from vecstore.search import Searcher
-from vecstore.snapshot import Identity, Snapshot, scan
+from vecstore.snapshot import Snapshot, scan
 from vecstore.storage import Environment
 
 F32 = NDArray[np.float32]

@@ -76,12 +76,8 @@ class ZvecAdapter(Adapter):
         self._params = self.query_params(self.load("zvec"), params)
 
     def call(self) -> Callable[[Any], Any]:
-        query, make, params, k = (
-            self._open.query,
-            self.load("zvec").Query,
-            self._params,
-            self.task.k,
-        )
+        query, make = self._open.query, self.load("zvec").Query
+        params, k = self._params, self.task.k
         return lambda row: query(make(field_name=_FIELD, vector=row, param=params), topk=k)
 
     def ids(self, answer: Any) -> Any:

@@ -74,7 +74,7 @@ def _show(report: Report, path: Path | None) -> None:
 def _figures(report: Report) -> list[tuple[str, str, str]]:
     """Give name, value and a note for each line."""
     rate = f"{report.rows / report.build_s:,.0f} rows/s"
-    if report.compile_s >= 1:
+    if report.compile_s >= 3:  # less is loading them, not compiling
         rate += f", after {report.compile_s:.0f} s of compiling kernels, once"
     ram, ram_note = "n/a", "this system does not tell"
     if report.ram_bytes is not None:

@@ -23,8 +23,8 @@ from vecstore.cli.stores import (
 from vecstore.errors import InvalidArgumentError, VecstoreError
 
 if TYPE_CHECKING:
+    from vecstore.collection import Collection
     from vecstore.loaders import Source
-    from vecstore.store import Collection
 
 
 _NAME_IT = "The store has no collection. Name the new one with --collection."
@@ -124,11 +124,20 @@ def load(
             name = pick_name(target, store, collection)
             docs = target.collection(name, **given)
             try:
-                _load(docs, source, first_id, progress)
-            except BaseException:
+                ids = _ids(docs, source, first_id)
+                docs.load(
+                    source.vectors,
+                    ids=ids,
+                    metadata=source.metadata,
+                    documents=source.documents,
+                    progress=progress,
+                )
+            except BaseException as error:
                 if name not in existing:
                     with contextlib.suppress(VecstoreError):
                         target.drop(name)
+                if isinstance(error, InvalidArgumentError) and not isinstance(error, _UsageError):
+                    raise SourceFileError(f"{file}: {error}") from error
                 raise
             rows_after = docs.count()
         seconds = time.perf_counter() - started
@@ -151,25 +160,16 @@ def load(
     )
 
 
-def _load(docs: Collection, source: Source, first_id: int | None, progress: Any) -> None:
-    """Load with the file's ids, or with numbers that replace nothing by accident."""
-    rows = len(source.vectors)
-    ids: Any = source.ids
-    if ids is not None and first_id is not None:
-        raise InvalidArgumentError("The file has ids. Leave --first-id out.")
-    if ids is None:
-        held = docs.count()
-        if held and first_id is None:
-            raise InvalidArgumentError(
-                f"The collection has {held:,} rows and the file has no ids, so that its rows would "
-                "replace those numbered from 0. Give --first-id (0 to replace), or --ids-column."
-            )
-        if first_id:
-            ids = range(first_id, first_id + rows)
-    docs.load(
-        source.vectors,
-        ids=ids,
-        metadata=source.metadata,
-        documents=source.documents,
-        progress=progress,
-    )
+def _ids(docs: Collection, source: Source, first_id: int | None) -> Any:
+    """Return the file's ids, or numbers that replace nothing by accident."""
+    if source.ids is not None:
+        if first_id is not None:
+            raise _UsageError("The file has ids. Leave --first-id out.")
+        return source.ids
+    held = docs.count()
+    if held and first_id is None:
+        raise _UsageError(
+            f"The collection has {held:,} rows and the file has no ids, so that its rows would "
+            "replace those numbered from 0. Give --first-id (0 to replace), or --ids-column."
+        )
+    return range(first_id, first_id + len(source.vectors)) if first_id else None

@@ -66,6 +66,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
+                for earlier in bars.tasks:  # stages follow one another
+                    bars.update(earlier.id, completed=earlier.total)
                 tasks[stage] = bars.add_task(plain(stage), total=total)
             bars.update(tasks[stage], completed=done, total=total)
 

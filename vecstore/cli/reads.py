@@ -24,7 +24,7 @@ from vecstore.cli.stores import (
 from vecstore.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from vecstore.store import Collection
+    from vecstore.collection import Collection
 
 DOCUMENT_WIDTH = 60
 

@@ -14,7 +14,8 @@ from vecstore.cli.output import plain
 from vecstore.errors import CollectionNotFoundError, InvalidArgumentError, UnknownIdError
 
 if TYPE_CHECKING:
-    from vecstore.store import Collection, Store
+    from vecstore.collection import Collection
+    from vecstore.store import Store
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="The store's directory.")]
 CollectionOption = Annotated[

@@ -219,8 +219,7 @@ def rabitq_block(
         value = builder.fsub(value, _splat(builder, shift, _VF), flags=["contract"])
         factors = builder.bitcast(builder.gep(codes, [words]), ir.PointerType(_VF))
         f_add, f_rs, f_err = (
-            builder.load(builder.gep(factors, [ir.Constant(_I64, at)]), align=64)
-            for at in range(3)
+            builder.load(builder.gep(factors, [ir.Constant(_I64, at)]), align=64) for at in range(3)
         )
         value = builder.fmul(value, f_rs, flags=["contract"])
         value = builder.fadd(value, f_add, flags=["contract"])

@@ -109,14 +109,14 @@ def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no
     pages = view[PAGES]
     found = 0
     if pages <= pages_probed:
-        for page in range(pages):
-            found = _estimate_page(view, scratch, page, scale, shift, found)
+        for nearby in range(pages):
+            found = _estimate_page(view, scratch, nearby, scale, shift, found)
     else:
-        for page in range(pages):
+        for nearby in range(pages):
             distance, _ = centroid_distance(
-                metric, scratch[QUERY], view[SUPERS] + 4 * dim * page, dim
+                metric, scratch[QUERY], view[SUPERS] + 4 * dim * nearby, dim
             )
-            store_u64(scratch[HEAP], page, heap_key(distance, page))
+            store_u64(scratch[HEAP], nearby, heap_key(distance, nearby))
         heapify(scratch[HEAP], pages)
         for taken in range(pages_probed):
             key = heap_pop(scratch[HEAP], pages - taken)

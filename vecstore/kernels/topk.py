@@ -142,7 +142,7 @@ def histogram_cut(values, n, want, limit, histogram):  # type: ignore[no-untyped
         if value <= high:
             b = np.int64((value - low) * width)
             store_i64(histogram, b, load_i64(histogram, b) + 1)
-    total = 0
+    total = np.int64(0)
     for b in range(BINS):
         total += load_i64(histogram, b)
         if total >= want:

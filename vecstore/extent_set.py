@@ -1,0 +1,174 @@
+"""The mapped extents of one state of a collection, and the tables that kernels read them by.
+
+Addresses of all postings and raw rows are known without touching their pages.  Bytes are held
+against their checksums on their first use in a process: kernels report what they used unchecked,
+`verify` looks at it before anything is returned.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.codecs import find_codec
+from vecstore.config import CHUNK_ROWS
+from vecstore.directory import Directory
+from vecstore.extents import Extent
+from vecstore.kernels import view as v
+from vecstore.layout import ExtentKind, Section
+from vecstore.postings import PostingRuns
+from vecstore.rawrows import RowIds, page_intact
+
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a collection is: its name, record and where its extents lie."""
+
+    name: str
+    record: layout.CollectionRecord
+    folder: Path
+
+
+class ExtentSet:
+    """The mapped extents of one state and the tables that kernels read them by."""
+
+    def __init__(
+        self, identity: Identity, records: dict[int, layout.ExtentRecord], old: ExtentSet | None
+    ) -> None:
+        self.identity = identity
+        self.records = records
+        kept = old.mapped if old is not None else {}
+        self.mapped: dict[int, Extent] = {
+            number: kept.get(number)
+            or Extent(identity.folder, number, records[number], identity.name)
+            for number in sorted(records)
+        }
+        self._make_row_tables(old)
+        self._make_runs(old)
+
+    def of_kind(self, kind: ExtentKind) -> list[Extent]:
+        """ExtentSet of one kind, by first row and number."""
+        found = [extent for extent in self.mapped.values() if extent.kind == kind]
+        return sorted(found, key=lambda extent: (extent.first_row, extent.number))
+
+    def _make_row_tables(self, old: ExtentSet | None) -> None:
+        dim = self.identity.record.dim
+        self.raws = self.of_kind(ExtentKind.RAW)
+        self.raw_firsts = [extent.first_row for extent in self.raws]
+        self._ids: dict[int, RowIds] = {}
+        if old is not None:
+            self._ids = {n: ids for n, ids in old._ids.items() if n in self.mapped}
+        end = max((extent.first_row + extent.count for extent in self.raws), default=0)
+        chunks = -(-end // CHUNK_ROWS)
+        self.chunk_address: I64 = np.zeros(chunks, np.int64)
+        self.chunk_order: I64 = np.zeros(chunks, np.int64)
+        for extent in self.raws:
+            first = extent.first_row // CHUNK_ROWS
+            count = -(-extent.count // CHUNK_ROWS)
+            steps = np.arange(count, dtype=np.int64) * CHUNK_ROWS
+            rows = extent.address(Section.ROWS)
+            self.chunk_address[first : first + count] = rows + steps * 4 * dim
+            if extent.has(Section.ORDER):
+                order = extent.address(Section.ORDER)
+                self.chunk_order[first : first + count] = order + steps * 4
+        pages = chunks * CHUNK_ROWS * 4 * dim // layout.PAGE
+        self.page_checked: U64 = np.zeros(layout.bitmap_words(pages), np.uint64)
+        if old is not None:
+            kept = min(len(old.page_checked), len(self.page_checked))
+            self.page_checked[:kept] = old.page_checked[:kept]
+
+    def _make_runs(self, old: ExtentSet | None) -> None:
+        codec = find_codec(self.identity.record.codec)
+        self.block_bytes = codec.block_bytes(self.identity.record.dim)
+        known = {} if old is None else {p.extent.number: p for p in old.postings}
+        self.postings: list[PostingRuns] = [
+            known.get(extent.number) or PostingRuns(extent)
+            for extent in self.of_kind(ExtentKind.POSTINGS)
+        ]
+        directories = self.of_kind(ExtentKind.DIRECTORY)
+        self.directory = Directory(directories[-1]) if directories else None
+        if self.directory is None:
+            self.first_run: I64 = np.zeros(1, np.int64)
+            self.run_address: I64 = np.zeros(0, np.int64)
+            self.run_blocks: I64 = np.zeros(0, np.int64)
+            self.run_source: NDArray[np.uint32] = np.zeros((0, 2), np.uint32)
+            self.run_checked: U64 = np.zeros(0, np.uint64)
+            return
+        numbers = self.directory.postings
+        ordinal, address, blocks, source = [], [], [], []
+        for place, postings in enumerate(self.postings):
+            runs = postings.runs
+            at = np.searchsorted(numbers, runs["posting"])
+            at = np.minimum(at, len(numbers) - 1)
+            if (numbers[at] != runs["posting"]).any():
+                raise postings.extent.corrupt(
+                    f"Extent {postings.extent.number} holds a posting without a centroid."
+                )
+            ordinal.append(at)
+            address.append(postings.address + runs["offset"].astype(np.int64))
+            blocks.append(runs["blocks"].astype(np.int64))
+            source.append(np.stack([np.full(len(runs), place), np.arange(len(runs))], axis=1))
+        ordinals = np.concatenate(ordinal)
+        order = np.argsort(ordinals, kind="stable")
+        self.first_run = np.zeros(len(numbers) + 1, np.int64)
+        self.first_run[1:] = np.cumsum(np.bincount(ordinals, minlength=len(numbers)))
+        self.run_address = np.ascontiguousarray(np.concatenate(address)[order])
+        self.run_blocks = np.ascontiguousarray(np.concatenate(blocks)[order])
+        self.run_source = np.concatenate(source)[order].astype(np.uint32)
+        checked = np.array(
+            [self.postings[place].checked[run] for place, run in self.run_source], np.bool_
+        )
+        self.run_checked = np.zeros(layout.bitmap_words(len(order)), np.uint64)
+        layout.set_bits(self.run_checked, np.flatnonzero(checked).astype(np.uint32), True)
+
+    def fill(self, view: I64) -> None:
+        """Write this part of a kernel view."""
+        if self.directory is not None:
+            self.directory.fill(view)
+        view[v.FIRST_RUN] = self.first_run.ctypes.data
+        view[v.RUN_ADDRESS] = self.run_address.ctypes.data
+        view[v.RUN_BLOCKS] = self.run_blocks.ctypes.data
+        view[v.RUN_CHECKED] = self.run_checked.ctypes.data
+        view[v.CHUNK_CHECKED] = self.page_checked.ctypes.data
+
+    def verify(self, things: I64) -> None:
+        """Check runs and pages of raw rows that a kernel used for the first time."""
+        for thing in set(things.tolist()):
+            if thing < v.PAGE_TAG:
+                place, run = self.run_source[thing]
+                self.postings[place].check(int(run), self.block_bytes)
+                layout.set_bits(self.run_checked, np.array([thing], np.uint32), True)
+            else:
+                self.verify_page(thing - v.PAGE_TAG)
+
+    def verify_page(self, page: int) -> None:
+        """Check one page of raw rows."""
+        dim = self.identity.record.dim
+        row = page * layout.PAGE // (4 * dim)
+        extent = self.raw_extent(row)
+        if not page_intact(extent, page):
+            raise extent.corrupt(
+                f"Rows about {row} of collection {self.identity.name!r} (extent "
+                f"{extent.number}) do not match their checksum; restore a backup."
+            )
+        layout.set_bits(self.page_checked, np.array([page], np.uint32), True)
+
+    def raw_extent(self, row: int) -> Extent:
+        """Raw extent that covers a row number, or ends just before it."""
+        return self.raws[max(0, bisect_right(self.raw_firsts, row) - 1)]
+
+    def row_ids(self, row: int) -> RowIds:
+        """Ids of the extent that holds a row."""
+        extent = self.raw_extent(row)
+        ids = self._ids.get(extent.number)
+        if ids is None:
+            ids = self._ids[extent.number] = RowIds(extent)
+        return ids

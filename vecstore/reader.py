@@ -1,0 +1,248 @@
+"""Reading a collection: snapshots kept current, queries answered, rows fetched.
+
+Each call begins one LMDB read transaction, takes the snapshot that belongs to it, and returns
+only what that one committed state holds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.calibrate import choose_effort
+from vecstore.config import RECALL_DEFAULT
+from vecstore.errors import (
+    CollectionNotFoundError,
+    CorruptionError,
+    InvalidVectorError,
+    UnknownIdError,
+)
+from vecstore.extent_set import Identity
+from vecstore.inputs import Ids, check_id_kind, check_values, parse_recall
+from vecstore.kernels.encode import gather_rows
+from vecstore.layout import NO_ROW, TENANT_NONE, Kind
+from vecstore.results import Hit, Result
+from vecstore.search import Searcher, effort_array
+from vecstore.session import Session
+from vecstore.snapshot import Snapshot, take_snapshot
+
+F32 = NDArray[np.float32]
+_SNAPSHOT_TRIES = 20
+
+
+class Reader:
+    """Answers the read verbs of one collection; safe to use from many threads."""
+
+    def __init__(self, session: Session, identity: Identity, searcher: Searcher) -> None:
+        self._session = session
+        self._identity = identity
+        self._number = identity.record.number
+        self._name = identity.name
+        self._dim = identity.record.dim
+        self._searcher = searcher
+        self._refresh = threading.Lock()
+        self._last: Snapshot | None = None
+        self._efforts: dict[tuple[float | None, int], NDArray[np.float64]] = {}
+
+    def newest(self) -> Snapshot:
+        """Return the newest committed snapshot."""
+        with self._session as environment:
+            transaction = environment.read()
+            try:
+                snapshot, transaction = self._current(transaction)
+                return snapshot
+            finally:
+                transaction.abort()
+
+    def nearest(
+        self, query: F32, k: int, recall: float | None, include: Sequence[str]
+    ) -> list[Hit]:
+        """Answer one query (1, dim)."""
+        with self._session as environment:
+            transaction = environment.read()
+            try:
+                snapshot, transaction = self._current(transaction)
+                effort = self._effort(snapshot, recall, k)
+                wanted = min(k, snapshot.state.live_rows)
+                if wanted == 0:
+                    self._check_queries(query)
+                    return []
+                rows, distances, _ = self._searcher.one(snapshot, effort, query, wanted)
+                return self._hits(transaction, snapshot, rows, distances.tolist(), include)
+            finally:
+                transaction.abort()
+
+    def nearest_many(self, queries: F32, k: int, recall: float | None) -> Result:
+        """Answer queries (n, dim) on all cores."""
+        with self._session as environment:
+            transaction = environment.read()
+            try:
+                snapshot, transaction = self._current(transaction)
+            finally:
+                transaction.abort()
+            effort = self._effort(snapshot, recall, k)
+            wanted = min(k, snapshot.state.live_rows)
+            shape = (len(queries), k)
+            rows = np.full(shape, NO_ROW, np.uint32)
+            distances = np.full(shape, np.inf, np.float32)
+            if wanted and len(queries):
+                rows[:, :wanted], distances[:, :wanted], _ = self._searcher.many(
+                    snapshot, effort, queries, wanted
+                )
+            else:
+                self._check_queries(queries)
+            return Result(snapshot.ids_of(rows.ravel()).reshape(shape), distances)
+
+    def fetch(self, ids: Ids) -> list[Hit | None]:
+        """Rows by id, with metadata and document."""
+        with self._session as environment:
+            transaction = environment.read()
+            try:
+                snapshot, transaction = self._current(transaction)
+                check_id_kind(ids, snapshot.state.int_ids, self._name)
+                rows = self._rows(transaction, ids)
+                return [
+                    None
+                    if row is None
+                    else Hit(
+                        value,
+                        None,
+                        self._metadata(transaction, row),
+                        self._document(transaction, row),
+                    )
+                    for value, row in zip(ids.plain(), rows, strict=True)
+                ]
+            finally:
+                transaction.abort()
+
+    def fetch_vectors(self, ids: Ids) -> F32:
+        """Raw vectors by id, float32 (n, dim)."""
+        with self._session as environment:
+            transaction = environment.read()
+            try:
+                snapshot, transaction = self._current(transaction)
+                check_id_kind(ids, snapshot.state.int_ids, self._name)
+                rows = self._rows(transaction, ids)
+            finally:
+                transaction.abort()
+            if None in rows:
+                unknown = ids.plain()[rows.index(None)]
+                raise UnknownIdError(
+                    f"Collection {self._name!r} has no id {unknown!r}; use get to test."
+                )
+            return self._read_vectors(snapshot, np.array(rows, np.uint32))
+
+    def close(self) -> None:
+        """Let go of the maps; no call may run any more."""
+        last, self._last = self._last, None
+        if last is not None:
+            for extent in last.extents.mapped.values():
+                extent.close()
+
+    # --- snapshots -------------------------------------------------------------------------
+
+    def _current(self, transaction: lmdb.Transaction) -> tuple[Snapshot, lmdb.Transaction]:
+        """Snapshot of a read transaction, or of a newer one when files were just replaced."""
+        last = self._last
+        if last is not None and last.transaction == transaction.id():
+            return last, transaction
+        with self._refresh:
+            for _ in range(_SNAPSHOT_TRIES):
+                last = self._last
+                try:
+                    self._refuse_dropped(transaction)
+                    if last is not None and last.transaction > transaction.id():
+                        raise FileNotFoundError
+                    if last is None or last.transaction != transaction.id():
+                        self._last = last = take_snapshot(self._identity, transaction, last)
+                        self._efforts = {}
+                    return last, transaction
+                except FileNotFoundError as error:
+                    missing = error
+                    transaction.abort()
+                    transaction = self._session.environment.read()
+        raise CorruptionError(
+            f"Collection {self._name!r} names an extent that is missing ({missing.filename}); "
+            f"restore a backup.",
+            collection=self._name,
+        )
+
+    def _refuse_dropped(self, transaction: lmdb.Transaction) -> None:
+        key = layout.key(0, Kind.CATALOGUE, self._name.encode())
+        raw = transaction.get(key)
+        if raw is None or layout.unpack(raw, type=layout.CollectionRecord).number != self._number:
+            raise CollectionNotFoundError(f"Collection {self._name!r} was dropped.")
+
+    def _effort(self, snapshot: Snapshot, recall: float | None, k: int) -> NDArray[np.float64]:
+        effort = self._efforts.get((recall, k))
+        if effort is None:
+            target = parse_recall(recall)
+            chosen = choose_effort(
+                snapshot.state.calibration, RECALL_DEFAULT if target is None else target, k
+            )
+            effort = effort_array(chosen, snapshot)
+            self._efforts[(recall, k)] = effort
+        return effort
+
+    # --- rows ------------------------------------------------------------------------------
+
+    def _check_queries(self, queries: NDArray[np.float32]) -> None:
+        """Hold queries to the same rules when there is nothing to search."""
+        try:
+            check_values(queries, self._identity.record.metric)
+        except InvalidVectorError as error:
+            raise InvalidVectorError(str(error).replace("; nothing was written", "")) from None
+
+    def _hits(
+        self,
+        transaction: lmdb.Transaction,
+        snapshot: Snapshot,
+        rows: NDArray[np.uint32],
+        distances: list[float],
+        include: Sequence[str],
+    ) -> list[Hit]:
+        numbers = [row for row in rows.tolist() if row != NO_ROW]
+        state = snapshot.state
+        metadata = bool(state.metadata_rows) and "metadata" in include
+        documents = bool(state.document_rows) and "document" in include
+        vectors = None
+        if "vector" in include:
+            vectors = self._read_vectors(snapshot, rows[: len(numbers)])
+        return [
+            Hit(
+                snapshot.id_of(row),
+                distance,
+                self._metadata(transaction, row) if metadata else None,
+                self._document(transaction, row) if documents else None,
+                None if vectors is None else vectors[place],
+            )
+            for place, (row, distance) in enumerate(zip(numbers, distances, strict=False))
+        ]
+
+    def _metadata(self, transaction: lmdb.Transaction, row: int) -> dict[str, Any] | None:
+        raw = transaction.get(layout.key_u32(self._number, Kind.METADATA, row))
+        return None if raw is None else layout.unpack(raw)
+
+    def _document(self, transaction: lmdb.Transaction, row: int) -> str | None:
+        raw = transaction.get(layout.key_u32(self._number, Kind.DOCUMENT, row))
+        return None if raw is None else str(raw, "utf8")
+
+    def _rows(self, transaction: lmdb.Transaction, ids: Ids) -> list[int | None]:
+        prefix = layout.id_prefix(self._number, TENANT_NONE)
+        found: list[int | None] = []
+        for raw_id in ids.encoded():
+            raw = transaction.get(prefix + raw_id)
+            found.append(None if raw is None else int(layout.U32.unpack(raw)[0]))
+        return found
+
+    def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
+        snapshot.verify_rows(rows)
+        out = np.empty((len(rows), self._dim), np.float32)
+        gather_rows(snapshot.addresses(rows), self._dim, out)
+        return out
