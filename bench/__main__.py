@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,8 @@ from rich.table import Table
 import datasets
 from bench import data, report, results
 from bench.adapters import ADAPTERS, adapter_class, missing_modules
-from bench.channel import REPOSITORY, BenchError
-from bench.machine import machine_facts
+from bench.channel import BenchError
+from bench.machine import machine_facts, without_places
 from bench.run import DEFAULT_RECALLS, Settings
 from bench.run import run as run_benchmark
 
@@ -37,8 +38,12 @@ def _recalls(text: str) -> tuple[float, ...]:
 
 def _command() -> str:
     """The command line as it would be typed in the repository."""
-    words = [word.replace(f"{REPOSITORY}/", "") for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", "bench", *words])
+    return without_places(shlex.join(["python", "-m", "bench", *sys.argv[1:]]))
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """Leave in order on SIGTERM: children end, control groups are removed."""
+    raise SystemExit(128 + number)
 
 
 def _work() -> Path:
@@ -128,6 +133,7 @@ def list_command() -> None:
 
 def main() -> None:
     """Run the command; user errors become one line and exit status 1."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except (BenchError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from bench.channel import REPOSITORY
 
 #: CPU features that decide which kernels run.
 FLAGS = ("popcnt", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq")
+
+_FOLDERS = re.compile(r"(?<![\w.>:/])/(?:[\w.+~-]+/)+")
 
 
 def _fields(path: str) -> dict[str, str]:
@@ -32,6 +35,11 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def without_places(text: str) -> str:
+    """Text without the folders of absolute paths: results are read on other machines."""
+    return _FOLDERS.sub("", text.replace(f"{REPOSITORY}/", ""))
 
 
 def machine_facts(command: str) -> dict[str, Any]:

@@ -15,11 +15,12 @@ _RULES = """\
 Times are those of the library's public single-query call on one thread, for every held-out query;
 each figure is computed per pass and the median over the passes is shown. Queries/s at a recall is
 interpolated log-linearly between neighbouring points of the adapter's own frontier and never
-extrapolated: "≥" marks a sweep whose every point lies above that recall, "not reached" one that
-ends below it. Ratios are against hnswlib in the same run, in brackets their range over the passes
-paired by repeat. Recall counts a returned row when its true distance is no larger than the k-th
-true neighbour's. RAM is anonymous memory after all queries beyond that after the imports; pages
-of files, which the kernel may drop, are apart."""
+extrapolated: "≥" marks a sweep whose every point lies above that recall (its fastest point is
+given: hnswlib cannot search with ef below k), "not reached" one that ends below it. Ratios are
+against hnswlib in the same run ("≤" where its figure is a "≥", none where both are), in brackets
+their range over the passes paired by repeat. Recall counts a returned row when its true distance
+is no larger than the k-th true neighbour's. RAM is anonymous memory after all
+queries beyond that after the imports; pages of files, which the kernel may drop, are apart."""
 
 
 Brief = tuple[list[str], list[list[str]]]
@@ -71,7 +72,7 @@ def _resources(summaries: Sequence[Summary], reference: Summary | None) -> str:
     head = [
         *("adapter", "build s", "build peak anon MB", "build peak RSS MB", "disk MB"),
         *("open ms", "first query ms", "imports s", "imports anon MB"),
-        *("RAM beyond imports MB", "file pages MB"),
+        *("RAM beyond imports MB", "of it from the first query MB", "file pages MB"),
     ]
     build_s = reference.record["build"]["build_s"] if reference else None
     ram = reference.beyond_imports_bytes if reference else None
@@ -92,6 +93,7 @@ def _resources(summaries: Sequence[Summary], reference: Summary | None) -> str:
                 f"{opened['import_s']:.2f}",
                 _mb(memory["imports"]["anon_bytes"]),
                 _mb(beyond) + _against(beyond, ram),
+                _mb(memory["first_query"]["anon_bytes"] - memory["open"]["anon_bytes"]),
                 _mb(memory["after_queries"]["file_bytes"]),
             ]
         )
@@ -171,8 +173,9 @@ def _brief(summaries: Sequence[Summary], name: str) -> Brief:
         for target in TARGETS:
             found = summary.qps_at(target)
             sign = "≥" if found.kind == "at least" else ""
-            ratio = ratio_at(summary, reference, target).value if reference else None
-            times = f" ({ratio:.2f}×)" if ratio else ""
+            ratio = ratio_at(summary, reference, target) if reference else None
+            short = _ratio(ratio).partition(" ")[0] if ratio else ""
+            times = f" ({short})" if short else ""
             row.append("-" if found.value is None else f"{sign}{found.value:,.0f}{times}")
         build = summary.record["build"]
         row += [f"{build['build_s']:.1f}", _mb(summary.beyond_imports_bytes)]

@@ -21,6 +21,7 @@ from bench.adapters import Task
 from bench.channel import BenchError, UnavailableError
 from bench.contender import Contender, all_cores
 from bench.data import Data, load
+from bench.machine import without_places
 from bench.results import Pair, Run
 
 DEFAULT_RECALLS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)
@@ -146,7 +147,7 @@ class DatasetRun:
             return action(contender)
         except BenchError as error:
             status = "skipped" if isinstance(error, UnavailableError) else "failed"
-            contender.record.update(status=status, reason=str(error))
+            contender.record.update(status=status, reason=without_places(str(error)))
             contender.stop()
             self._arrays.pop(contender.name, None)
             self._say(f"{self._data.name}: {contender.name} {status}: {error}")

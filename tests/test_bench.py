@@ -13,7 +13,7 @@ import pytest
 from bench import data, metrics, report
 from bench.adapters import ADAPTERS, adapter_class, missing_modules
 from bench.channel import BenchError
-from bench.machine import machine_facts
+from bench.machine import machine_facts, without_places
 from bench.memory import read_memory
 from bench.results import load_run
 from bench.run import Settings, run, turns, worth_repeating
@@ -96,6 +96,12 @@ def test_memory_tells_anonymous_from_file_pages() -> None:
     grown = read_memory().anon_bytes - before.anon_bytes
     assert grown == pytest.approx(held.nbytes, rel=0.1)
     assert before.file_bytes > 0
+
+
+def test_results_name_no_folders_of_this_machine() -> None:
+    text = "no /srv/some-where/index.bin in `bench run --out=/var/x/y` or a/b/c, 3/4 https://a/b"
+    left = "no index.bin in `bench run --out=y` or a/b/c, 3/4 https://a/b"
+    assert without_places(text) == left
 
 
 def test_every_adapter_is_described_without_loading_its_library() -> None:

@@ -161,12 +161,21 @@ def test_load_vectors_at_fault(tmp_path: Path) -> None:
     vectors[2, 1] = np.nan
     np.save(tmp_path / "x.npy", vectors)
     message = failed("load", store, tmp_path / "x.npy", "-c", "c", status=1)
+    assert "x.npy: " in message
     assert "2" in message
     assert run_json("stats", store)["collections"] == {}
     np.save(tmp_path / "y.npy", np.ones((2, 3)))
     run("load", store, tmp_path / "y.npy", "-c", "c")
     failed("load", store, tmp_path / "x.npy", "-c", "c", "--first-id", 0, status=1)
     assert run_json("stats", store)["collections"]["c"]["rows"] == 2
+
+
+def test_load_ids_at_fault(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for bad in ("a", "x" * 300):
+        np.savez(tmp_path / "x.npz", vectors=np.eye(2), names=np.array(["a", bad]))
+        args = ("load", store, tmp_path / "x.npz", "-c", "c", "--ids-column", "names")
+        assert "x.npz: " in failed(*args, status=1)
 
 
 def test_load_into_another_shape_or_metric(tmp_path: Path, words: Path) -> None:

@@ -12,6 +12,8 @@ left behind. The exact answers are computed last, here, from the vectors themsel
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib.util
 import os
 import subprocess
@@ -75,8 +77,9 @@ class Report:
     ram_bytes
         Anonymous memory that opening and querying added to a process that had imported the
         library and made its kernels ready; None where the system does not tell (macOS).
-    ram_libraries_bytes
-        What that process had before: interpreter, libraries, kernels.
+    ram_kernels_bytes, ram_libraries_bytes
+        What that process had before: for the kernels, which numba loads and keeps, and for the
+        interpreter and the libraries. Both are the same whatever the store holds.
     disk_bytes, vectors_bytes
         The store's files; the vectors alone as float32.
     neighbours
@@ -92,6 +95,7 @@ class Report:
     latency_p50_ms: float
     latency_p99_ms: float
     ram_bytes: int | None
+    ram_kernels_bytes: int | None
     ram_libraries_bytes: int | None
     disk_bytes: int
     vectors_bytes: int
@@ -103,8 +107,7 @@ class Answers(msgspec.Struct):
 
     ids: list[list[str]]
     latency_ns: list[int]
-    ram_before_bytes: int | None
-    ram_after_bytes: int | None
+    ram_bytes: list[int | None]  # with libraries, with kernels, after querying
     neighbours: dict[str, list[Neighbour]]
 
 
@@ -142,7 +145,7 @@ def run(path: Path | None, rows: int | None, progress: Progress) -> Report:
         disk_bytes = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file())
     exact = _exact(base, queries, progress)
     p50, p99 = np.percentile(np.array(answers.latency_ns) / 1e6, [50, 99])
-    before, after = answers.ram_before_bytes, answers.ram_after_bytes
+    libraries, kernels, after = answers.ram_bytes
     return Report(
         rows=len(kept),
         queries=len(queries),
@@ -152,8 +155,9 @@ def run(path: Path | None, rows: int | None, progress: Progress) -> Report:
         recall_at_10=_recall(answers.ids, exact, kept),
         latency_p50_ms=float(p50),
         latency_p99_ms=float(p99),
-        ram_bytes=None if before is None or after is None else max(0, after - before),
-        ram_libraries_bytes=before,
+        ram_bytes=_growth(kernels, after),
+        ram_kernels_bytes=_growth(libraries, kernels),
+        ram_libraries_bytes=libraries,
         disk_bytes=disk_bytes,
         vectors_bytes=base.size * 4,
         neighbours=answers.neighbours,
@@ -254,20 +258,23 @@ def _ask_in_new_process(
 def answer(folder: Path, queries_file: Path, words: Sequence[str]) -> Answers:
     """Open the store, ask the questions one by one; meant for a process of its own."""
     queries = np.load(queries_file)
-    vecstore.warmup()
-    ram_before = anonymous_bytes()
+    open_store, warmup = vecstore.open, vecstore.warmup  # imports what they need
+    ram = [anonymous_bytes()]
+    warmup()
+    _return_free_memory()
+    ram.append(anonymous_bytes())
     ids: list[list[str]] = []
     latency_ns: list[int] = []
-    with vecstore.open(folder, "r") as store:
+    with open_store(folder, "r") as store:
         docs = store.collection(COLLECTION)
         for query in queries:
             started = time.perf_counter_ns()
             hits = docs.query(query, k=K)
             latency_ns.append(time.perf_counter_ns() - started)
             ids.append([f"{hit.id}" for hit in hits])
-        ram_after = anonymous_bytes()
+        ram.append(anonymous_bytes())
         neighbours = {word: _neighbours(docs, word) for word in words}
-    return Answers(ids, latency_ns, ram_before, ram_after, neighbours)
+    return Answers(ids, latency_ns, ram, neighbours)
 
 
 def _neighbours(docs: Any, word: str) -> list[Neighbour]:
@@ -285,6 +292,17 @@ def anonymous_bytes() -> int | None:
         return None
     lines = (line.split() for line in status.splitlines() if line.startswith("RssAnon:"))
     return next((int(kilobytes) * 1024 for _, kilobytes, _ in lines), None)
+
+
+def _growth(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _return_free_memory() -> None:
+    """Give back what the warm-up freed, lest the store be served from it and seem to need none."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _exact(

@@ -1,8 +1,7 @@
 """The mapped extents of one state of a collection, and the tables that kernels read them by.
 
-Addresses of all postings and raw rows are known without touching their pages.  Bytes are held
-against their checksums on their first use in a process: kernels report what they used unchecked,
-`verify` looks at it before anything is returned.
+Addresses of all postings and raw rows are known without touching their pages.  Kernels hold
+bytes against their checksums on their first use in a process and mark them in the bitmaps here.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from vecstore import layout
 from vecstore.codecs import find_codec
 from vecstore.config import CHUNK_ROWS
 from vecstore.directory import Directory
+from vecstore.errors import CorruptionError
 from vecstore.extents import Extent
 from vecstore.kernels import view as v
 from vecstore.layout import ExtentKind, Section
 from vecstore.postings import PostingRuns
-from vecstore.rawrows import RowIds, page_intact
+from vecstore.rawrows import RowIds
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -70,12 +70,15 @@ class ExtentSet:
         chunks = -(-end // CHUNK_ROWS)
         self.chunk_address: I64 = np.zeros(chunks, np.int64)
         self.chunk_order: I64 = np.zeros(chunks, np.int64)
+        self.chunk_sums: I64 = np.zeros(chunks, np.int64)
         for extent in self.raws:
             first = extent.first_row // CHUNK_ROWS
             count = -(-extent.count // CHUNK_ROWS)
             steps = np.arange(count, dtype=np.int64) * CHUNK_ROWS
             rows = extent.address(Section.ROWS)
             self.chunk_address[first : first + count] = rows + steps * 4 * dim
+            sums = extent.array(Section.ROW_SUMS, np.uint64)
+            self.chunk_sums[first : first + count] = sums.ctypes.data + steps * dim // 128
             if extent.has(Section.ORDER):
                 order = extent.address(Section.ORDER)
                 self.chunk_order[first : first + count] = order + steps * 4
@@ -88,6 +91,8 @@ class ExtentSet:
     def _make_runs(self, old: ExtentSet | None) -> None:
         codec = find_codec(self.identity.record.codec)
         self.block_bytes = codec.block_bytes(self.identity.record.dim)
+        if old is not None:
+            old.remember_checks()
         known = {} if old is None else {p.extent.number: p for p in old.postings}
         self.postings: list[PostingRuns] = [
             known.get(extent.number) or PostingRuns(extent)
@@ -100,10 +105,11 @@ class ExtentSet:
             self.run_address: I64 = np.zeros(0, np.int64)
             self.run_blocks: I64 = np.zeros(0, np.int64)
             self.run_source: NDArray[np.uint32] = np.zeros((0, 2), np.uint32)
+            self.run_sum: U64 = np.zeros(0, np.uint64)
             self.run_checked: U64 = np.zeros(0, np.uint64)
             return
         numbers = self.directory.postings
-        ordinal, address, blocks, source = [], [], [], []
+        ordinal, address, blocks, sums, source = [], [], [], [], []
         for place, postings in enumerate(self.postings):
             runs = postings.runs
             at = np.searchsorted(numbers, runs["posting"])
@@ -115,6 +121,7 @@ class ExtentSet:
             ordinal.append(at)
             address.append(postings.address + runs["offset"].astype(np.int64))
             blocks.append(runs["blocks"].astype(np.int64))
+            sums.append(runs["sum"])
             source.append(np.stack([np.full(len(runs), place), np.arange(len(runs))], axis=1))
         ordinals = np.concatenate(ordinal)
         order = np.argsort(ordinals, kind="stable")
@@ -122,12 +129,19 @@ class ExtentSet:
         self.first_run[1:] = np.cumsum(np.bincount(ordinals, minlength=len(numbers)))
         self.run_address = np.ascontiguousarray(np.concatenate(address)[order])
         self.run_blocks = np.ascontiguousarray(np.concatenate(blocks)[order])
+        self.run_sum = np.ascontiguousarray(np.concatenate(sums)[order])
         self.run_source = np.concatenate(source)[order].astype(np.uint32)
         checked = np.array(
             [self.postings[place].checked[run] for place, run in self.run_source], np.bool_
         )
         self.run_checked = np.zeros(layout.bitmap_words(len(order)), np.uint64)
         layout.set_bits(self.run_checked, np.flatnonzero(checked).astype(np.uint32), True)
+
+    def remember_checks(self) -> None:
+        """Tell the extents which of their runs were checked, for the next state's tables."""
+        runs = np.arange(len(self.run_source), dtype=np.uint32)
+        for place, run in self.run_source[layout.get_bits(self.run_checked, runs)]:
+            self.postings[place].checked[run] = True
 
     def fill(self, view: I64) -> None:
         """Write this part of a kernel view."""
@@ -137,29 +151,22 @@ class ExtentSet:
         view[v.RUN_ADDRESS] = self.run_address.ctypes.data
         view[v.RUN_BLOCKS] = self.run_blocks.ctypes.data
         view[v.RUN_CHECKED] = self.run_checked.ctypes.data
-        view[v.CHUNK_CHECKED] = self.page_checked.ctypes.data
+        view[v.RUN_SUM] = self.run_sum.ctypes.data
+        view[v.PAGE_CHECKED] = self.page_checked.ctypes.data
 
-    def verify(self, things: I64) -> None:
-        """Check runs and pages of raw rows that a kernel used for the first time."""
-        for thing in set(things.tolist()):
-            if thing < v.PAGE_TAG:
-                place, run = self.run_source[thing]
-                self.postings[place].check(int(run), self.block_bytes)
-                layout.set_bits(self.run_checked, np.array([thing], np.uint32), True)
-            else:
-                self.verify_page(thing - v.PAGE_TAG)
-
-    def verify_page(self, page: int) -> None:
-        """Check one page of raw rows."""
-        dim = self.identity.record.dim
-        row = page * layout.PAGE // (4 * dim)
+    def damage(self, thing: int) -> CorruptionError:
+        """Build the error for a run, or a page of raw rows, that kernels found damaged."""
+        name = self.identity.name
+        if thing < v.PAGE_TAG:
+            place, run = self.run_source[thing]
+            postings: PostingRuns = self.postings[place]
+            return postings.damage(int(run))
+        row = (thing - v.PAGE_TAG) * layout.PAGE // (4 * self.identity.record.dim)
         extent = self.raw_extent(row)
-        if not page_intact(extent, page):
-            raise extent.corrupt(
-                f"Rows about {row} of collection {self.identity.name!r} (extent "
-                f"{extent.number}) do not match their checksum; restore a backup."
-            )
-        layout.set_bits(self.page_checked, np.array([page], np.uint32), True)
+        return extent.corrupt(
+            f"Rows about {row} of collection {name!r} (extent {extent.number}) do not match "
+            f"their checksum; restore a backup."
+        )
 
     def raw_extent(self, row: int) -> Extent:
         """Raw extent that covers a row number, or ends just before it."""

@@ -20,6 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore.config import BLOCK_ROWS
+from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels.encode import encode_runs
 from vecstore.kernels.view import BLOCK_BYTES, CODEC, DIM
@@ -173,16 +174,19 @@ class PostingRuns:
             raise extent.corrupt(f"Extent {extent.number} names a run beyond its end.")
         self.checked = np.zeros(len(self.runs), np.bool_)
 
-    def check(self, run: int, block_bytes: int) -> None:
-        """Hold a run against its checksum; remember that it was done."""
+    def intact(self, run: int, block_bytes: int) -> bool:
+        """Hold a run against its checksum."""
         entry = self.runs[run]
         start = int(entry["offset"])
         data = self.extent.array(Section.BLOCKS, np.uint8)
         data = data[start : start + int(entry["blocks"]) * block_bytes]
-        if xxhash.xxh3_64_intdigest(data.data) != int(entry["sum"]):
-            raise self.extent.corrupt(
-                f"Posting {int(entry['posting'])} of tenant {int(entry['tenant'])} in extent "
-                f"{self.extent.number} does not match its checksum; restore a backup.",
-                node=int(entry["posting"]),
-            )
-        self.checked[run] = True
+        return bool(xxhash.xxh3_64_intdigest(data.data) == int(entry["sum"]))
+
+    def damage(self, run: int) -> CorruptionError:
+        """Build the error for a run that does not match its checksum."""
+        entry = self.runs[run]
+        return self.extent.corrupt(
+            f"Posting {int(entry['posting'])} of tenant {int(entry['tenant'])} in extent "
+            f"{self.extent.number} does not match its checksum; restore a backup.",
+            node=int(entry["posting"]),
+        )

@@ -29,7 +29,7 @@ WRITE_ROWS = 8 * CHUNK_ROWS
 
 
 def page_sums(data: memoryview) -> Iterator[int]:
-    """Checksum of each page of `data`; the last one may be short."""
+    """Checksum of each page of `data`."""
     for start in range(0, data.nbytes, PAGE):
         yield xxhash.xxh3_64_intdigest(data[start : start + PAGE])
 
@@ -71,8 +71,11 @@ def write_rows(
         writer.begin(Section.ROWS)
         for start in range(0, count, WRITE_ROWS):
             block = np.ascontiguousarray(take(start, min(count, start + WRITE_ROWS)))
-            sums.extend(page_sums(block.data.cast("B")))
-            writer.write(block)
+            data = block.data.cast("B")
+            if data.nbytes % PAGE:
+                data = memoryview(bytes(data) + bytes(-data.nbytes % PAGE))
+            sums.extend(page_sums(data))
+            writer.write(data)
         writer.end()
         writer.add(Section.ROW_SUMS, np.array(sums, np.uint64))
         if order is not None:
@@ -120,19 +123,3 @@ class RowIds:
             found: NDArray[np.int64] = self._numbers[places].astype(np.int64)
             return found
         return np.array([self.one(int(row)) for row in rows], dtype=object)
-
-
-def row_page(row: int, dim: int) -> tuple[int, int]:
-    """First and last page, numbered over all row numbers, that hold a raw row."""
-    stride = 4 * dim
-    start = row * stride
-    return start // PAGE, (start + stride - 1) // PAGE
-
-
-def page_intact(extent: Extent, page: int) -> bool:
-    """Hold one page of raw rows (numbered over all rows) against its checksum."""
-    local = page - extent.first_row * 4 * extent.dim // PAGE
-    rows = extent.array(Section.ROWS, np.uint8)
-    sums = extent.array(Section.ROW_SUMS, np.uint64)
-    data = rows[local * PAGE : (local + 1) * PAGE]
-    return bool(xxhash.xxh3_64_intdigest(data.data) == int(sums[local]))

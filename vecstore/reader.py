@@ -242,7 +242,7 @@ class Reader:
         return found
 
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
-        snapshot.verify_rows(rows)
+        self._searcher.check_rows(snapshot, rows)
         out = np.empty((len(rows), self._dim), np.float32)
         gather_rows(snapshot.addresses(rows), self._dim, out)
         return out

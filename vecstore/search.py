@@ -14,6 +14,7 @@ from vecstore.config import POSTING_ROWS_MAX, Effort
 from vecstore.errors import InvalidVectorError
 from vecstore.kernels import view as v
 from vecstore.kernels.intrinsics import PLANES
+from vecstore.kernels.rows import rows_intact
 from vecstore.kernels.search import search_many
 from vecstore.layout import NO_ROW, padded_dim
 from vecstore.snapshot import Snapshot
@@ -23,7 +24,6 @@ I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 
 _ESTIMATES_MAX = 16_384
-_UNCHECKED_MAX = 8_192
 _QUERIES_PER_TASK = 32
 _EXACT = np.array([-1.0, 0.0, 0.0, 0.0])
 
@@ -42,24 +42,19 @@ class Scratch:
             v.HEAP: 8 * heap,
             v.SURVIVORS: 4 * v.SURVIVORS_MAX,
             v.LOWER: 4 * v.SURVIVORS_MAX,
-            v.UNCHECKED: 8 * _UNCHECKED_MAX,
+            v.HASH: 64,
             v.HISTOGRAM: 8 * v.BINS,
         }
         self.pages = pages
         self._memory = np.zeros(sum(sizes.values()) + 64 * (len(sizes) + 1), np.uint8)
         self.table: I64 = np.zeros(v.SCRATCH_FIELDS, np.int64)
         at = int(self._memory.ctypes.data)
-        start = at
         for field, size in sizes.items():
             at += -at % 64
             self.table[field] = at
-            if field == v.UNCHECKED:
-                place = at - start
-                self.unchecked: I64 = self._memory[place : place + size].view(np.int64)
             at += size
         self.table[v.ESTIMATES_MAX] = _ESTIMATES_MAX
         self.table[v.HEAP_MAX] = heap
-        self.table[v.UNCHECKED_MAX] = _UNCHECKED_MAX
         self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
 
 
@@ -113,34 +108,39 @@ class Searcher:
         rows: U32,
         distances: F32,
     ) -> I64:
-        """Answer a range of queries, until everything used has been checked."""
+        """Answer a range of queries."""
         scratch = self._scratch(int(snapshot.view[v.PAGES]))
         counters = scratch.counters
-        live_rows = snapshot.state.live_rows
-        while True:
-            counters[:] = 0
-            status = search_many(
-                snapshot.view,
-                scratch.table,
-                effort,
-                queries,
-                first,
-                end,
-                live_rows,
-                counters,
-                rows,
-                distances,
-            )
-            if status >= 0:
-                raise describe_bad_query(status)
-            unchecked = int(counters[v.COUNT_UNCHECKED])
-            if unchecked:
-                snapshot.extents.verify(scratch.unchecked[:unchecked])
-            if unchecked <= _UNCHECKED_MAX:
-                break
+        counters[:] = 0
+        status = search_many(
+            snapshot.view,
+            scratch.table,
+            effort,
+            queries,
+            first,
+            end,
+            snapshot.state.live_rows,
+            counters,
+            rows,
+            distances,
+        )
         totals = counters.copy()
         self._idle.append(scratch)
+        if totals[v.DAMAGED]:
+            raise snapshot.extents.damage(int(totals[v.DAMAGED]) - 1)
+        if status >= 0:
+            raise describe_bad_query(status)
         return totals
+
+    def check_rows(self, snapshot: Snapshot, rows: U32) -> None:
+        """Check raw rows on their first use, before they are read by address."""
+        scratch = self._scratch(0)
+        scratch.counters[:] = 0
+        rows_intact(snapshot.view, scratch.table, scratch.counters, rows)
+        damaged = int(scratch.counters[v.DAMAGED])
+        self._idle.append(scratch)
+        if damaged:
+            raise snapshot.extents.damage(damaged - 1)
 
     def one(
         self, snapshot: Snapshot, effort: NDArray[np.float64], query: F32, k: int

@@ -103,20 +103,6 @@ class Snapshot:
             address[fresh] = self.log_vectors.ctypes.data + place.astype(np.int64) * 4 * dim
         return address
 
-    def verify_rows(self, rows: NDArray[np.uint32]) -> None:
-        """Check all pages that the given rows of extents stand on, on their first use."""
-        dim = self.identity.record.dim
-        chunk = rows // np.uint32(CHUNK_ROWS)
-        inside = chunk < len(self.extents.chunk_address)
-        stored = rows[inside][self.extents.chunk_address[chunk[inside]] != 0].astype(np.int64)
-        start = stored * 4 * dim
-        first, last = start // layout.PAGE, (start + 4 * dim - 1) // layout.PAGE
-        span = int((last - first).max(initial=0)) + 1
-        pages = np.unique(np.minimum(first[:, None] + np.arange(span), last[:, None]))
-        pages = pages.astype(np.uint32)
-        for page in pages[~layout.get_bits(self.extents.page_checked, pages)]:
-            self.extents.verify_page(int(page))
-
 
 def _records(transaction: lmdb.Transaction, collection: int) -> dict[int, layout.ExtentRecord]:
     prefix = layout.key(collection, Kind.EXTENT)
@@ -225,6 +211,8 @@ def _assemble(
     chunk_address[: len(extents.chunk_address)] = extents.chunk_address
     chunk_order = np.zeros(chunks, np.int64)
     chunk_order[: len(extents.chunk_order)] = extents.chunk_order
+    chunk_sums = np.zeros(chunks, np.int64)
+    chunk_sums[: len(extents.chunk_sums)] = extents.chunk_sums
     view = np.zeros(v.VIEW_FIELDS, np.int64)
     record = identity.record
     view[v.DIM] = record.dim
@@ -236,11 +224,12 @@ def _assemble(
     view[v.CHUNKS] = chunks
     view[v.CHUNK_ADDRESS] = chunk_address.ctypes.data
     view[v.CHUNK_ORDER] = chunk_order.ctypes.data
+    view[v.CHUNK_SUMS] = chunk_sums.ctypes.data
     view[v.LIVE] = live.ctypes.data
     view[v.LOG_ROWS] = log.count
     view[v.LOG_NUMBERS] = log.numbers.ctypes.data
     view[v.LOG_VECTORS] = log.vectors.ctypes.data
-    arrays = (log.vectors, log.numbers, chunk_address, chunk_order)
+    arrays = (log.vectors, log.numbers, chunk_address, chunk_order, chunk_sums)
     return Snapshot(
         identity, number, state, extents, log, log.count, live, log.vectors, view, arrays
     )

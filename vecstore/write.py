@@ -227,7 +227,7 @@ class Writer:
         )
         kept = snapshot.live_rows() if train else live_log
         kept = np.setdiff1d(kept, replaced).astype(np.uint32)
-        snapshot.verify_rows(kept)
+        self._searcher.check_rows(snapshot, kept)
         record = self._identity.record
         vectors = None if batch is None else batch.vectors
         rows = Rows(record.dim, record.metric, snapshot.addresses(kept), vectors)

@@ -79,7 +79,8 @@ def _figures(report: Report) -> list[tuple[str, str, str]]:
     ram, ram_note = "n/a", "this system does not tell"
     if report.ram_bytes is not None:
         ram = size_text(report.ram_bytes)
-        ram_note = "anonymous, beyond the libraries and kernels"
+        fixed = [report.ram_libraries_bytes or 0, report.ram_kernels_bytes or 0]
+        ram_note = "beside {} of libraries, {} of kernels".format(*map(size_text, fixed))
     return [
         ("rows", f"{report.rows:,}", f"and {report.queries:,} held out as queries"),
         ("build", f"{report.build_s:.1f} s", rate),

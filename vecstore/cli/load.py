@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,19 +126,18 @@ def load(
             docs = target.collection(name, **given)
             try:
                 ids = _ids(docs, source, first_id)
-                docs.load(
-                    source.vectors,
-                    ids=ids,
-                    metadata=source.metadata,
-                    documents=source.documents,
-                    progress=progress,
-                )
-            except BaseException as error:
+                with _blaming(file):
+                    docs.load(
+                        source.vectors,
+                        ids=ids,
+                        metadata=source.metadata,
+                        documents=source.documents,
+                        progress=progress,
+                    )
+            except BaseException:
                 if name not in existing:
                     with contextlib.suppress(VecstoreError):
                         target.drop(name)
-                if isinstance(error, InvalidArgumentError) and not isinstance(error, _UsageError):
-                    raise SourceFileError(f"{file}: {error}") from error
                 raise
             rows_after = docs.count()
         seconds = time.perf_counter() - started
@@ -164,12 +164,27 @@ def _ids(docs: Collection, source: Source, first_id: int | None) -> Any:
     """Return the file's ids, or numbers that replace nothing by accident."""
     if source.ids is not None:
         if first_id is not None:
-            raise _UsageError("The file has ids. Leave --first-id out.")
+            raise InvalidArgumentError("The file has ids. Leave --first-id out.")
         return source.ids
     held = docs.count()
     if held and first_id is None:
-        raise _UsageError(
+        raise InvalidArgumentError(
             f"The collection has {held:,} rows and the file has no ids, so that its rows would "
             "replace those numbered from 0. Give --first-id (0 to replace), or --ids-column."
         )
-    return range(first_id, first_id + len(source.vectors)) if first_id else None
+    if not first_id:
+        return None
+    import numpy as np
+
+    return np.arange(first_id, first_id + len(source.vectors))
+
+
+@contextlib.contextmanager
+def _blaming(file: Path) -> Iterator[None]:
+    """Say of which file a complaint about ids, vectors or metadata speaks."""
+    from vecstore.loaders import SourceFileError
+
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise SourceFileError(f"{file}: {error}") from error

@@ -292,3 +292,38 @@ def hadamard_across(typingctx: Any, first: Any, second: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+_V8 = ir.VectorType(_I64, 8)
+
+
+@intrinsic
+def hash_stripe(typingctx: Any, sums: Any, data: Any, secret: Any) -> Any:
+    """Add 64 bytes at `data` to the eight XXH3 accumulators at `sums`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place, source, key = (_pointer(builder, address, _V8) for address in args)
+        data = builder.load(source, align=1)
+        keyed = builder.xor(data, builder.load(key, align=1))
+        low = builder.and_(keyed, ir.Constant(_V8, [0xFFFF_FFFF] * 8))
+        product = builder.mul(low, builder.lshr(keyed, ir.Constant(_V8, [32] * 8)))
+        order = ir.Constant(ir.VectorType(_I32, 8), [i ^ 1 for i in range(8)])
+        swapped = builder.shuffle_vector(data, ir.Constant(_V8, ir.Undefined), order)
+        total = builder.add(builder.load(place, align=8), builder.add(product, swapped))
+        builder.store(total, place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def multiply_fold(typingctx: Any, a: Any, b: Any) -> Any:
+    """Exclusive or of the two halves of the 128-bit product."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), _I64)
+        return builder.xor(builder.trunc(product, _I64), high)
+
+    return types.uint64(types.uint64, types.uint64), codegen

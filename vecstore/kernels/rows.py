@@ -6,27 +6,33 @@ import numpy as np
 
 from vecstore.config import CHUNK_ROWS
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.checksum import xxh3
 from vecstore.kernels.distance import exact_distance
-from vecstore.kernels.intrinsics import load_f32, load_i64, load_u32, load_u64, store_i64
+from vecstore.kernels.intrinsics import load_f32, load_i64, load_u32, load_u64, store_u64
 from vecstore.kernels.topk import offer
 from vecstore.kernels.view import (
+    BLOCK_BYTES,
     CHUNK_ADDRESS,
-    CHUNK_CHECKED,
+    CHUNK_SUMS,
     CHUNKS,
     COUNT_RERANKED,
-    COUNT_UNCHECKED,
+    DAMAGED,
     DIM,
+    HASH,
     LIVE,
     LOG_NUMBERS,
     LOG_ROWS,
     LOG_VECTORS,
     LOWER,
     METRIC,
+    PAGE_CHECKED,
     PAGE_TAG,
     QUERY,
+    RUN_ADDRESS,
+    RUN_BLOCKS,
+    RUN_CHECKED,
+    RUN_SUM,
     SURVIVORS,
-    UNCHECKED,
-    UNCHECKED_MAX,
 )
 
 _INF = np.float32(np.inf)
@@ -34,21 +40,36 @@ _PAGE_BYTES = 4096
 
 
 @kernel
+def _is_set(bitmap, place):  # type: ignore[no-untyped-def]
+    return (load_u64(bitmap, place >> 6) >> np.uint64(place & 63)) & np.uint64(1) != np.uint64(0)
+
+
+@kernel
 def is_live(view, row):  # type: ignore[no-untyped-def]
     """Tell whether a row number from disk is a live row of the snapshot."""
     if row >= view[CHUNKS] * CHUNK_ROWS:
         return False
-    word = load_u64(view[LIVE], row >> 6)
-    return (word >> np.uint64(row & 63)) & np.uint64(1) != np.uint64(0)
+    return _is_set(view[LIVE], row)
 
 
 @kernel
-def note_unchecked(scratch, counters, thing):  # type: ignore[no-untyped-def]
-    """Append to the list of unchecked things; the counter runs on when the list is full."""
-    n = counters[COUNT_UNCHECKED]
-    if n < scratch[UNCHECKED_MAX]:
-        store_i64(scratch[UNCHECKED], n, thing)
-    counters[COUNT_UNCHECKED] = n + 1
+def _set(bitmap, place):  # type: ignore[no-untyped-def]
+    """Set a bit; of two threads at once one may lose, and its thing is checked once more."""
+    word = load_u64(bitmap, place >> 6)
+    store_u64(bitmap, place >> 6, word | (np.uint64(1) << np.uint64(place & 63)))
+
+
+@kernel
+def run_intact(view, scratch, counters, run):  # type: ignore[no-untyped-def]
+    """Hold a run against its checksum on its first use; note it when it is damaged."""
+    if _is_set(view[RUN_CHECKED], run):
+        return True
+    size = load_i64(view[RUN_BLOCKS], run) * view[BLOCK_BYTES]
+    if xxh3(load_i64(view[RUN_ADDRESS], run), size, scratch[HASH]) == load_u64(view[RUN_SUM], run):
+        _set(view[RUN_CHECKED], run)
+        return True
+    counters[DAMAGED] = run + 1
+    return False
 
 
 @kernel
@@ -62,18 +83,32 @@ def raw_address(view, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _note_pages(view, scratch, counters, row):  # type: ignore[no-untyped-def]
-    """Note the pages of a raw row whose checksums have not been looked at."""
+def row_intact(view, scratch, counters, row):  # type: ignore[no-untyped-def]
+    """Hold the pages of a raw row in an extent against their checksums on their first use."""
     stride = 4 * view[DIM]
     chunk = row // CHUNK_ROWS
     start = (row - chunk * CHUNK_ROWS) * stride
     base = chunk * (CHUNK_ROWS * stride // _PAGE_BYTES)
-    first = base + start // _PAGE_BYTES
-    last = base + (start + stride - 1) // _PAGE_BYTES
-    for page in range(first, last + 1):
-        word = load_u64(view[CHUNK_CHECKED], page >> 6)
-        if (word >> np.uint64(page & 63)) & np.uint64(1) == np.uint64(0):
-            note_unchecked(scratch, counters, page + PAGE_TAG)
+    intact = True
+    for page in range(start // _PAGE_BYTES, (start + stride - 1) // _PAGE_BYTES + 1):
+        if not _is_set(view[PAGE_CHECKED], base + page):
+            address = load_i64(view[CHUNK_ADDRESS], chunk) + page * _PAGE_BYTES
+            expected = load_u64(load_i64(view[CHUNK_SUMS], chunk), page)
+            if xxh3(address, _PAGE_BYTES, scratch[HASH]) == expected:
+                _set(view[PAGE_CHECKED], base + page)
+            else:
+                counters[DAMAGED] = base + page + PAGE_TAG + 1
+                intact = False
+    return intact
+
+
+@kernel
+def rows_intact(view, scratch, counters, rows):  # type: ignore[no-untyped-def]
+    """Check the pages of many rows (uint32); rows in the log have none."""
+    for i in range(rows.shape[0]):
+        row = np.int64(rows[i])
+        if raw_address(view, row) != 0:
+            row_intact(view, scratch, counters, row)
 
 
 @kernel
@@ -90,9 +125,8 @@ def rerank(  # type: ignore[no-untyped-def]
             continue
         row = np.int64(load_u32(scratch[SURVIVORS], i))
         address = raw_address(view, row)
-        if address == 0:
+        if address == 0 or not row_intact(view, scratch, counters, row):
             continue
-        _note_pages(view, scratch, counters, row)
         counters[COUNT_RERANKED] += 1
         distance = exact_distance(metric, scratch[QUERY], address, dim)
         if distance <= kth:
@@ -125,8 +159,7 @@ def scan_raw(view, scratch, counters, rows, distances, count):  # type: ignore[n
         if load_i64(view[CHUNK_ADDRESS], chunk) == 0:
             continue
         for row in range(chunk * CHUNK_ROWS, (chunk + 1) * CHUNK_ROWS):
-            if is_live(view, row):
-                _note_pages(view, scratch, counters, row)
+            if is_live(view, row) and row_intact(view, scratch, counters, row):
                 counters[COUNT_RERANKED] += 1
                 address = raw_address(view, row)
                 distance = exact_distance(metric, scratch[QUERY], address, dim)

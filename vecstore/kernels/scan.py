@@ -10,7 +10,6 @@ from vecstore.kernels.intrinsics import (
     load_f32,
     load_i64,
     load_u32,
-    load_u64,
     lowest_bit,
     mask_within,
     prefetch,
@@ -18,7 +17,7 @@ from vecstore.kernels.intrinsics import (
     store_f32,
     store_u32,
 )
-from vecstore.kernels.rows import is_live, note_unchecked, raw_address, rerank
+from vecstore.kernels.rows import is_live, raw_address, rerank, run_intact
 from vecstore.kernels.topk import histogram_cut
 from vecstore.kernels.view import (
     BLOCK_BYTES,
@@ -39,7 +38,6 @@ from vecstore.kernels.view import (
     RABITQ,
     RUN_ADDRESS,
     RUN_BLOCKS,
-    RUN_CHECKED,
     SURVIVORS,
     SURVIVORS_MAX,
 )
@@ -124,9 +122,8 @@ def scan_posting(  # type: ignore[no-untyped-def]
     last = rows.shape[0] - 1
     n = 0
     for run in range(load_i64(view[FIRST_RUN], ordinal), load_i64(view[FIRST_RUN], ordinal + 1)):
-        word = load_u64(view[RUN_CHECKED], run >> 6)
-        if (word >> np.uint64(run & 63)) & np.uint64(1) == np.uint64(0):
-            note_unchecked(scratch, counters, run)
+        if not run_intact(view, scratch, counters, run):
+            continue
         block = load_i64(view[RUN_ADDRESS], run)
         blocks = load_i64(view[RUN_BLOCKS], run)
         counters[COUNT_ROWS] += blocks * BLOCK_ROWS
@@ -161,6 +158,8 @@ def seed(  # type: ignore[no-untyped-def]
     first = load_i64(view[FIRST_RUN], ordinal)
     end = load_i64(view[FIRST_RUN], ordinal + 1)
     for run in range(first, end):
+        if not run_intact(view, scratch, counters, run):
+            return 0
         block = load_i64(view[RUN_ADDRESS], run)
         for _ in range(load_i64(view[RUN_BLOCKS], run)):
             if found + BLOCK_ROWS <= scratch[ESTIMATES_MAX]:

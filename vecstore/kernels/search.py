@@ -89,7 +89,8 @@ def search_many(  # type: ignore[no-untyped-def]
     live_rows : int64
         Rows that can be found at all.
     counters : int64 (COUNTERS,)
-        Added to: postings probed, rows scanned, rows reranked, things not yet checked.
+        Added to: postings probed, rows scanned, rows reranked; DAMAGED is set when a
+        checksum does not hold, and the answers are then worth nothing.
     rows : uint32 (n, k), distances : float32 (n, k)
         Receive the answers, nearest first; places left over get NO_ROW and +inf.
 

@@ -140,8 +140,8 @@ def histogram_cut(values, n, want, limit, histogram):  # type: ignore[no-untyped
     for i in range(n):
         value = load_f32(values, i)
         if value <= high:
-            b = np.int64((value - low) * width)
-            store_i64(histogram, b, load_i64(histogram, b) + 1)
+            place = np.int64((value - low) * width)
+            store_i64(histogram, place, load_i64(histogram, place) + 1)
     total = np.int64(0)
     for b in range(BINS):
         total += load_i64(histogram, b)

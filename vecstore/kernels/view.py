@@ -26,16 +26,18 @@ CENTROIDS: Final = 12  # f32 (postings, dim)
 FIRST_RUN: Final = 13  # i64 (postings + 1,)
 RUN_ADDRESS: Final = 14  # i64 (runs,)
 RUN_BLOCKS: Final = 15  # i64 (runs,)
-RUN_CHECKED: Final = 16  # u64 bitmap over runs
-CHUNKS: Final = 17
-CHUNK_ADDRESS: Final = 18  # i64 (chunks,): raw rows; 0 = none
-CHUNK_ORDER: Final = 19  # i64 (chunks,): u32 places in order of insertion; 0 = row number
-CHUNK_CHECKED: Final = 20  # u64 bitmap over pages of raw rows
-LIVE: Final = 21  # u64 bitmap over rows
-LOG_ROWS: Final = 22  # fresh rows
-LOG_NUMBERS: Final = 23  # u32 (fresh rows,)
-LOG_VECTORS: Final = 24  # f32 (fresh rows, dim)
-VIEW_FIELDS: Final = 25
+RUN_SUM: Final = 16  # u64 (runs,): xxh3
+RUN_CHECKED: Final = 17  # u64 bitmap over runs, set on the first use
+CHUNKS: Final = 18
+CHUNK_ADDRESS: Final = 19  # i64 (chunks,): raw rows; 0 = none
+CHUNK_ORDER: Final = 20  # i64 (chunks,): u32 places in order of insertion; 0 = row number
+CHUNK_SUMS: Final = 21  # i64 (chunks,): u64 xxh3 of each page of raw rows
+PAGE_CHECKED: Final = 22  # u64 bitmap over pages of raw rows, set on the first use
+LIVE: Final = 23  # u64 bitmap over rows
+LOG_ROWS: Final = 24  # fresh rows
+LOG_NUMBERS: Final = 25  # u32 (fresh rows,)
+LOG_VECTORS: Final = 26  # f32 (fresh rows, dim)
+VIEW_FIELDS: Final = 27
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -48,15 +50,14 @@ HEAP: Final = 6  # u64 (heap max,): sortable distance, ordinal
 HEAP_MAX: Final = 7
 SURVIVORS: Final = 8  # u32 (survivors max,)
 LOWER: Final = 9  # f32 (survivors max,)
-UNCHECKED: Final = 10  # i64 (unchecked max,): runs, or pages of raw rows + PAGE_TAG
-UNCHECKED_MAX: Final = 11
-HISTOGRAM: Final = 12  # i64 (BINS,)
-SCRATCH_FIELDS: Final = 13
+HASH: Final = 10  # 64 bytes
+HISTOGRAM: Final = 11  # i64 (BINS,)
+SCRATCH_FIELDS: Final = 12
 
 SURVIVORS_MAX: Final = 64
 BINS: Final = 512
 PAGE_TAG: Final = 1 << 62
-"""Added to the number of a page of raw rows in the list of unchecked things."""
+"""Added to the number of a page of raw rows where a damaged thing is named."""
 
 # --- effort: how much is read, float64 each -------------------------------------------------
 PROBES: Final = 0
@@ -69,7 +70,7 @@ EFFORT_FIELDS: Final = 4
 COUNT_POSTINGS: Final = 0
 COUNT_ROWS: Final = 1
 COUNT_RERANKED: Final = 2
-COUNT_UNCHECKED: Final = 3
+DAMAGED: Final = 3  # 1 + run, or 1 + page + PAGE_TAG, whose checksum does not hold
 COUNTERS: Final = 4
 
 # --- metrics, as `vecstore.config.Metric` ----------------------------------------------------

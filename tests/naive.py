@@ -1,0 +1,228 @@
+"""The oracle: what the engine should compute, in plain numpy and float64, slow and readable.
+
+Nothing here shares code with the engine. Distances are those of the public contract: "l2" squared
+Euclidean, "cosine" 1 - cosine, "ip" the negated inner product. Rotation and codes follow RaBitQ
+(SIGMOD 2024, section 3), the choice of copies SOAR (arXiv 2404.00774, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+METRICS = ("l2", "cosine", "ip")
+
+
+# --- exact search -----------------------------------------------------------------------------
+
+
+def distances(metric: str, query: Any, rows: Any) -> F64:
+    """Distances of one query (dim,) to rows (n, dim)."""
+    q, x = np.asarray(query, np.float64), np.asarray(rows, np.float64)
+    if metric == "l2":
+        return np.asarray(((x - q) ** 2).sum(axis=1))
+    dot = x @ q
+    if metric == "ip":
+        return np.asarray(-dot)
+    return np.asarray(1.0 - dot / (np.linalg.norm(x, axis=1) * np.linalg.norm(q)))
+
+
+def top_k(metric: str, query: Any, rows: Any, k: int) -> tuple[I64, F64]:
+    """Nearest min(k, n) rows, nearest first, equal distances in the order of rows."""
+    d = distances(metric, query, rows)
+    order = np.argsort(d, kind="stable")[:k]
+    return order, d[order]
+
+
+def recall(found: Any, exact: Any, slack: float = 1e-5) -> float:
+    """Share of the k nearest that were found, counted by distance, so that ties count.
+
+    Parameters
+    ----------
+    found : (n, k) true distances of the rows that were answered
+    exact : (n, k) distances of the k nearest rows
+    """
+    found, exact = np.asarray(found, np.float64), np.asarray(exact, np.float64)
+    assert found.shape == exact.shape
+    kth = exact[:, -1:]
+    return float((found <= kth + slack * np.abs(kth) + slack * slack).mean())
+
+
+# --- rotation and one-bit codes ---------------------------------------------------------------
+
+
+def hadamard(size: int) -> F64:
+    """Walsh-Hadamard matrix, unscaled; `size` is a power of two."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def rotate(x: Any, signs: Any) -> F64:
+    """Rotate a vector (padded,): per round all signs, then one Hadamard window.
+
+    The window is the largest power of two; even rounds put it at the start, odd ones at the end.
+    """
+    y = np.asarray(x, np.float64).copy()
+    padded = len(y)
+    size = 2 ** int(np.log2(padded))
+    for number, flips in enumerate(np.asarray(signs, np.float64)):
+        y *= flips
+        start = 0 if number % 2 == 0 else padded - size
+        y[start : start + size] = hadamard(size) @ y[start : start + size] / np.sqrt(size)
+    return y
+
+
+def rotate_centred(x: Any, centre: Any, signs: Any) -> F64:
+    """Subtract the centre, pad with zeros, rotate."""
+    padded = np.asarray(signs).shape[1]
+    y = np.zeros(padded)
+    y[: len(x)] = np.asarray(x, np.float64) - np.asarray(centre, np.float64)
+    return rotate(y, signs)
+
+
+@dataclass
+class Code:
+    """One row, encoded against a centroid."""
+
+    bits: NDArray[np.bool_]  # (padded,) signs of the rotated residual
+    dot: float  # <r, x>, where x has the entries +-1/2
+    residual: F64  # r, rotated
+    row: F64
+    centroid: F64
+
+
+def encode(row: Any, centroid: Any, centre: Any, signs: Any) -> Code:
+    """Encode a prepared row (normalised under cosine) with one bit per dimension."""
+    residual = rotate_centred(row, centre, signs) - rotate_centred(centroid, centre, signs)
+    bits = residual >= 0
+    dot = float((residual * (bits - 0.5)).sum())
+    return Code(bits, dot, residual, np.asarray(row, np.float64), np.asarray(centroid, np.float64))
+
+
+def quantise_query(rotated: Any) -> F64:
+    """Round coordinates to -7 .. 7 steps of a seventh of the largest."""
+    y = np.asarray(rotated, np.float64)
+    step = np.abs(y).max() / 7
+    return np.floor(y / step + 0.5) * step if step > 0 else np.zeros_like(y)
+
+
+def estimate(
+    code: Code, query: Any, centre: Any, signs: Any, metric: str, epsilon: float = 1.9
+) -> tuple[float, float]:
+    """Estimate the distance of a prepared query to an encoded row, and bound its error.
+
+    ``<q - c, r>`` is estimated by ``|r|^2 / <r, x> * <x, q' - c'>``; the query's coordinates are
+    rounded where they meet the bits, and exact in the sum that corrects for x having +-1/2.
+    """
+    q = np.asarray(query, np.float64)
+    c, r = code.centroid, code.residual
+    square = float(r @ r)
+    q_rotated = rotate_centred(q, centre, signs)
+    c_rotated = rotate_centred(c, centre, signs)
+    inner, bound = 0.0, 0.0
+    if code.dot > 0:
+        ratio = square / code.dot
+        x_dot_q = float(quantise_query(q_rotated)[code.bits].sum() - q_rotated.sum() / 2)
+        x_dot_c = float((c_rotated * (code.bits - 0.5)).sum())
+        inner = ratio * (x_dot_q - x_dot_c)
+        excess = max(0.0, square * len(r) / 4 / code.dot**2 - 1)
+        spread = np.sqrt(excess / (len(r) - 1))
+        bound = float(np.sqrt(square) * np.linalg.norm(q - c) * epsilon * spread)
+    if metric == "ip":
+        return -float(q @ c) - float(c @ (code.row - c)) - inner, bound
+    scale = 2.0 if metric == "l2" else 1.0
+    return scale / 2 * (float((q - c) @ (q - c)) + square) - scale * inner, scale * bound
+
+
+# --- copies -----------------------------------------------------------------------------------
+
+
+def soar(x: Any, candidates: Any, centroids: Any, weight: float, copies: int) -> list[list[int]]:
+    """Homes of each row as in SOAR: the first candidate, then the least parallel good ones.
+
+    Every further home minimises ``|r'|^2 + weight * sum_s <r', r_s / |r_s|>^2`` over the homes s
+    before it. Rows get fewer homes when there are fewer candidates; -1 is no candidate.
+    """
+    chosen = []
+    for row, near in zip(np.asarray(x, np.float64), candidates, strict=True):
+        known = [int(c) for c in near if c >= 0]
+        residual = {c: row - np.asarray(centroids[c], np.float64) for c in known}
+        homes = known[:1]
+        while homes and len(homes) < min(copies, len(known)):
+            units = [
+                residual[s] / np.linalg.norm(residual[s]) if residual[s].any() else residual[s]
+                for s in homes
+            ]
+            cost = {
+                c: float(residual[c] @ residual[c])
+                + weight * sum(float(residual[c] @ unit) ** 2 for unit in units)
+                for c in known
+                if c not in homes
+            }
+            homes.append(min(cost, key=lambda c: cost[c]))
+        chosen.append(homes)
+    return chosen
+
+
+# --- a collection -----------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    vector: NDArray[np.float32]
+    metadata: dict[str, Any] | None = None
+    document: str | None = None
+
+
+@dataclass
+class Model:
+    """A collection as a dict; its order is the order of insertion, a replaced row comes last."""
+
+    dim: int
+    metric: str
+    rows: dict[Any, Row] = field(default_factory=dict)
+
+    def upsert(
+        self,
+        ids: Sequence[Any],
+        vectors: Any,
+        metadata: Sequence[dict[str, Any] | None] | None = None,
+        documents: Sequence[str | None] | None = None,
+    ) -> None:
+        assert len(set(ids)) == len(ids)
+        block = np.asarray(vectors, np.float32).reshape(-1, self.dim)
+        assert len(block) == len(ids)
+        for place, key in enumerate(ids):
+            self.rows.pop(key, None)
+            self.rows[key] = Row(
+                block[place].copy(),
+                metadata[place] if metadata is not None else None,
+                documents[place] if documents is not None else None,
+            )
+
+    def delete(self, ids: Iterable[Any]) -> int:
+        return sum(self.rows.pop(key, None) is not None for key in dict.fromkeys(ids))
+
+    def get(self, ids: Iterable[Any]) -> list[Row | None]:
+        return [self.rows.get(key) for key in ids]
+
+    def matrix(self) -> NDArray[np.float32]:
+        if not self.rows:
+            return np.empty((0, self.dim), np.float32)
+        return np.stack([row.vector for row in self.rows.values()])
+
+    def query(self, vector: Any, k: int) -> list[tuple[Any, float]]:
+        """Nearest min(k, rows) as (id, distance), equal distances by insertion."""
+        if not self.rows:
+            return []
+        ids = list(self.rows)
+        order, d = top_k(self.metric, vector, self.matrix(), k)
+        return [(ids[i], float(v)) for i, v in zip(order, d, strict=True)]

@@ -1,0 +1,102 @@
+"""What the engine's tests share: sound stores, small limits, other processes, faults on demand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore import clustering, directory, write
+from vecstore.collection import Collection
+
+
+@contextmanager
+def sound_store(path: Path, mode: str = "w") -> Iterator[vecstore.Store]:
+    """Open a store; when the block went well, every invariant must hold, open and reopened."""
+    with vecstore.open(path, mode=mode) as store:
+        yield store
+        assert store.check() == []
+    with vecstore.open(path, mode="r") as store:
+        assert store.check() == []
+
+
+def small_limits(
+    patch: pytest.MonkeyPatch, *, bulk: int = 40, log: int = 25, posting: int = 8, pages: int = 0
+) -> None:
+    """Make few rows enough for everything that an index does.
+
+    A call of `bulk` rows is a bulk load, more than `log` fresh rows are flushed, a posting aims at
+    `posting` rows; with `pages`, so many centroids already make two levels.
+    """
+    patch.setattr(write, "BULK_ROWS_MIN", bulk)
+    patch.setattr(write, "LOG_ROWS_MAX", log)
+    train_cell = clustering.train_cell
+
+    def small_cell(x: Any, seed: int, *_: Any) -> Any:
+        return train_cell(x, seed, 2 * posting, posting)
+
+    patch.setattr(clustering, "train_cell", small_cell)
+    if pages:
+        patch.setattr(directory, "ONE_PASS_CENTROIDS_MAX", pages)
+        patch.setattr(directory, "PAGE_CENTROIDS", max(2, pages // 2))
+
+
+def normal(n: int, dim: int, seed: int = 0) -> Any:
+    """Random vectors, float32 (n, dim)."""
+    return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+
+
+def contents(docs: Collection, ids: Any) -> dict[Any, tuple[Any, Any, Any]]:
+    """Everything stored under the given ids that exist: vector, metadata, document."""
+    hits = [hit for hit in docs.get(list(ids)) if hit is not None]
+    known = [hit.id for hit in hits]
+    vectors = docs.vectors(known).tolist() if known else []
+    return {
+        hit.id: (tuple(vector), hit.metadata, hit.document)
+        for hit, vector in zip(hits, vectors, strict=True)
+    }
+
+
+def python(code: str, *args: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own; it must end well unless `check=False`."""
+    options.setdefault("check", True)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *(f"{arg}" for arg in args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        **{**options, "check": False},
+    )
+    if options["check"]:
+        assert result.returncode == 0, result.stderr
+    return result
+
+
+def start_python(code: str, *args: Any) -> subprocess.Popen[str]:
+    """Start code in a process of its own, with pipes to talk to it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *(f"{arg}" for arg in args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+    )
+
+
+def flip_byte(path: Path, offset: int) -> None:
+    """Change one byte of a file."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        value = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([value ^ 0xFF]))
