@@ -12,6 +12,7 @@ publishes them in one transaction, or `Built.abandon` removes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +124,8 @@ class Builder:
     identity : Identity
     next_extent : callable
         Gives a new extent number.
-    workers : int
-        Threads.
+    pool : ThreadPoolExecutor
+        From `clustering.worker_pool`.
     progress : callable
         `progress(stage, rows done, rows in all)`.
     """
@@ -133,13 +134,13 @@ class Builder:
         self,
         identity: Identity,
         next_extent: Callable[[], int],
-        workers: int,
+        pool: ThreadPoolExecutor,
         progress: Progress,
     ) -> None:
         self._identity = identity
         self._record = identity.record
         self._next_extent = next_extent
-        self._workers = workers
+        self._pool = pool
         self._progress = progress
         codec = find_codec(self._record.codec)
         self._codec = codec.number
@@ -154,8 +155,8 @@ class Builder:
         ids: Sequence[Any] | I64,
     ) -> Built:
         """Cluster all rows afresh; write new raw rows, all postings and a directory."""
-        tree = clustering.train_tree(rows, self._record.seed, self._progress)
-        homes = clustering.assign_homes(rows, tree, self._progress, self._workers)
+        tree = clustering.train_tree(rows, self._record.seed, self._pool, self._progress)
+        homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
         homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
         centre = tree.leaves.mean(axis=0, dtype=np.float32)
         signs = draw_signs(self._record.dim, self._record.seed)
@@ -186,7 +187,6 @@ class Builder:
                 centre,
                 signs,
                 self._record.seed,
-                self._workers,
             )
         except BaseException:
             built.abandon()
@@ -202,9 +202,9 @@ class Builder:
         ids: Sequence[Any] | I64,
     ) -> Built:
         """Give rows homes among the present postings; write raw rows and fragments."""
-        tree = _regroup(rows, directory.centroids, self._record.seed)
-        homes = clustering.assign_homes(rows, tree.tree, self._progress, self._workers)
-        homes = np.where(homes >= 0, tree.ordinals[homes], -1).astype(np.int32)
+        tree, ordinals = self._regroup(rows, np.ascontiguousarray(directory.centroids))
+        homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
+        homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
         built = Built(self._identity)
         try:
             self._write(
@@ -223,6 +223,25 @@ class Builder:
             built.abandon()
             raise
         return built
+
+    def _regroup(self, rows: Rows, centroids: F32) -> tuple[Tree, I64]:
+        """Group present centroids into cells, so that homes are found cell by cell.
+
+        Returns
+        -------
+        Tree, and the ordinal that each of its leaves had before.
+        """
+        count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
+        cells = clustering.kmeans(
+            centroids, count, self._record.seed, clustering.TRAIN_ROWS_PER_CELL
+        )
+        leaf_cell = clustering.nearest(centroids, cells)[1][:, 0]
+        ordinals = np.argsort(leaf_cell, kind="stable")
+        first_leaf = np.zeros(len(cells) + 1, np.int64)
+        first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))
+        order, cell_first = clustering.assign_cells(rows, cells, self._pool, self._progress)
+        leaves = np.ascontiguousarray(centroids[ordinals])
+        return Tree(cells, first_leaf, leaves, order, cell_first), ordinals
 
     def store_log(self, snapshot: Snapshot) -> Built:
         """Write the fresh rows of a snapshot as a raw extent under their own numbers."""
@@ -296,7 +315,7 @@ class Builder:
             first,
             numbers[members],
             addresses[members],
-            self._workers,
+            self._pool,
         )
         self._progress("postings", rows.n, rows.n)
 
@@ -347,29 +366,3 @@ class Builder:
 def next_chunk(row: int) -> int:
     """First row number at or after `row` at which an extent may start."""
     return align(row, CHUNK_ROWS)
-
-
-@dataclass
-class _Regrouped:
-    tree: Tree
-    ordinals: I64
-
-
-def _regroup(rows: Rows, centroids: F32, seed: int) -> _Regrouped:
-    """Group present centroids into cells, so that homes can be found cell by cell."""
-    count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
-    cells = clustering.kmeans(
-        np.ascontiguousarray(centroids), count, seed, clustering.TRAIN_ROWS_PER_CELL
-    )
-    leaf_cell = clustering.nearest(np.ascontiguousarray(centroids), cells)[1][:, 0]
-    ordinals = np.argsort(leaf_cell, kind="stable")
-    first_leaf = np.zeros(len(cells) + 1, np.int64)
-    first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))
-    home = np.empty(rows.n, np.int64)
-    for start, end in clustering.blocks(rows.n, rows.dim):
-        home[start:end] = clustering.nearest(rows.take(np.arange(start, end)), cells)[1][:, 0]
-    cell_first = np.zeros(len(cells) + 1, np.int64)
-    cell_first[1:] = np.cumsum(np.bincount(home, minlength=len(cells)))
-    leaves = np.ascontiguousarray(centroids[ordinals])
-    tree = Tree(cells, first_leaf, leaves, np.argsort(home, kind="stable"), cell_first)
-    return _Regrouped(tree, ordinals)

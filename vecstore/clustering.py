@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import faiss
 import numpy as np
@@ -32,7 +32,7 @@ CANDIDATES = 24
 """Nearest centroids among which a row's homes are chosen."""
 CANDIDATE_LEAVES = 1_024
 """Leaves around a cell that are searched for these."""
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 32 << 20
 TRAIN_ROWS_PER_CELL = 256
 TRAIN_ROWS_PER_LEAF = 64
 ITERATIONS = 8
@@ -173,49 +173,67 @@ def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTIN
     return np.ascontiguousarray(means, dtype=np.float32)
 
 
-def train_tree(source: Source, seed: int, progress: Progress) -> Tree:
-    """Cluster all rows of a source into cells and leaves."""
-    rng = np.random.default_rng(seed)
-    n = source.n
-    cell_count = max(1, round(n / (POSTING_ROWS * CELL_LEAVES)))
-    sample = min(n, cell_count * TRAIN_ROWS_PER_CELL)
-    picks = np.sort(rng.choice(n, sample, replace=False)).astype(np.int64)
-    cells = kmeans(source.take(picks), cell_count, seed, TRAIN_ROWS_PER_CELL)
-    home = np.empty(n, np.int32)
-    for start, end in blocks(n, source.dim):
+def worker_pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that each run faiss on one core: cells are independent, barriers cost more."""
+    return ThreadPoolExecutor(workers, "vecstore-build", lambda: faiss.omp_set_num_threads(1))
+
+
+def assign_cells(
+    source: Source, cells: F32, pool: ThreadPoolExecutor, progress: Progress
+) -> tuple[I64, I64]:
+    """Sort rows by their nearest cell.
+
+    Returns
+    -------
+    order : int64 (rows,)
+    cell_first : int64 (cells + 1,)
+        Rows of cell c are order[cell_first[c]:cell_first[c + 1]].
+    """
+    home = np.empty(source.n, np.int32)
+
+    def part(span: tuple[int, int]) -> int:
+        start, end = span
         home[start:end] = nearest(source.take(np.arange(start, end)), cells)[1][:, 0]
-        progress("cells", end, n)
-    order = np.argsort(home, kind="stable")
+        return end
+
+    for end in pool.map(part, blocks(source.n, source.dim)):
+        progress("cells", end, source.n)
     cell_first = np.zeros(len(cells) + 1, np.int64)
     cell_first[1:] = np.cumsum(np.bincount(home, minlength=len(cells)))
-    leaves, first_leaf = [], [0]
+    return np.argsort(home, kind="stable"), cell_first
+
+
+def train_tree(source: Source, seed: int, pool: ThreadPoolExecutor, progress: Progress) -> Tree:
+    """Cluster all rows of a source into cells and leaves."""
+    rng = np.random.default_rng(seed)
+    cell_count = max(1, round(source.n / (POSTING_ROWS * CELL_LEAVES)))
+    sample = min(source.n, cell_count * TRAIN_ROWS_PER_CELL)
+    picks = np.sort(rng.choice(source.n, sample, replace=False)).astype(np.int64)
+    cells = kmeans(source.take(picks), cell_count, seed, TRAIN_ROWS_PER_CELL)
+    order, cell_first = assign_cells(source, cells, pool, progress)
     sample_max = max(BLOCK_BYTES // (4 * source.dim), 64 * POSTING_ROWS)
-    for cell in range(len(cells)):
+
+    def leaves_of(cell: int) -> F32:
         members = order[cell_first[cell] : cell_first[cell + 1]]
-        if len(members):
-            if len(members) > sample_max:
-                picks = np.sort(rng.choice(members, sample_max, replace=False))
-                share = sample_max / len(members)
-                leaves.append(
-                    train_cell(
-                        source.take(picks),
-                        seed,
-                        max(2, int(LEAF_ROWS_MAX * share)),
-                        max(1, int(POSTING_ROWS * share)),
-                    )
-                )
-            else:
-                leaves.append(train_cell(source.take(members), seed))
-        first_leaf.append(
-            sum(map(len, leaves))
-            if not leaves
-            else first_leaf[-1] + (len(leaves[-1]) if len(members) else 0)
-        )
-        progress("leaves", int(cell_first[cell + 1]), n)
-    return Tree(cells, np.array(first_leaf, np.int64), np.vstack(leaves), order, cell_first)
+        if not len(members):
+            return np.empty((0, source.dim), np.float32)
+        share = min(1.0, sample_max / len(members))
+        if share < 1.0:
+            cell_rng = np.random.default_rng([seed, cell])
+            members = np.sort(cell_rng.choice(members, sample_max, replace=False))
+        limit, rows = max(2, int(LEAF_ROWS_MAX * share)), max(1, int(POSTING_ROWS * share))
+        return train_cell(source.take(members), seed, limit, rows)
+
+    leaves = []
+    for cell, own in enumerate(pool.map(leaves_of, range(len(cells)))):
+        leaves.append(own)
+        progress("leaves", int(cell_first[cell + 1]), source.n)
+    first_leaf = np.zeros(len(cells) + 1, np.int64)
+    first_leaf[1:] = np.cumsum([len(own) for own in leaves])
+    return Tree(cells, first_leaf, np.vstack(leaves), order, cell_first)
 
 
-def assign_homes(source: Source, tree: Tree, progress: Progress, workers: int) -> I32:
+def assign_homes(source: Source, tree: Tree, pool: ThreadPoolExecutor, progress: Progress) -> I32:
     """Choose the homes of every row, the nearest leaf first.
 
     Returns
@@ -226,42 +244,29 @@ def assign_homes(source: Source, tree: Tree, progress: Progress, workers: int) -
     homes = np.full((source.n, COPIES), -1, np.int32)
     near = nearest(tree.cells, tree.cells, len(tree.cells))[1]
     sizes = np.diff(tree.first_leaf)
-    with ThreadPoolExecutor(workers) as pool:
-        for cell in range(len(tree.cells)):
-            members = tree.order[tree.cell_first[cell] : tree.cell_first[cell + 1]]
-            around = near[cell]
-            around = around[: int(np.searchsorted(np.cumsum(sizes[around]), CANDIDATE_LEAVES)) + 1]
-            leaves = np.concatenate(
-                [np.arange(tree.first_leaf[c], tree.first_leaf[c + 1]) for c in around]
-            )
-            centroids = np.ascontiguousarray(tree.leaves[leaves])
-            for start, end in blocks(len(members), source.dim):
-                rows = members[start:end]
-                homes[rows] = choose_homes(source.take(rows), centroids, leaves, pool, workers)
-            progress("homes", int(tree.cell_first[cell + 1]), source.n)
+
+    def cell_homes(cell: int) -> None:
+        members = tree.order[tree.cell_first[cell] : tree.cell_first[cell + 1]]
+        around = near[cell]
+        around = around[: int(np.searchsorted(np.cumsum(sizes[around]), CANDIDATE_LEAVES)) + 1]
+        leaves = np.concatenate(
+            [np.arange(tree.first_leaf[c], tree.first_leaf[c + 1]) for c in around]
+        )
+        centroids = np.ascontiguousarray(tree.leaves[leaves])
+        for start, end in blocks(len(members), source.dim):
+            rows = members[start:end]
+            homes[rows] = choose_homes(source.take(rows), centroids, leaves)
+
+    for cell, _ in enumerate(pool.map(cell_homes, range(len(tree.cells)))):
+        progress("homes", int(tree.cell_first[cell + 1]), source.n)
     return homes
 
 
-def choose_homes(
-    x: F32, centroids: F32, ordinals: I64, pool: ThreadPoolExecutor, workers: int
-) -> I32:
+def choose_homes(x: F32, centroids: F32, ordinals: I64) -> I32:
     """Choose the homes of rows among given centroids; see `assign_homes`."""
     distances, candidates = nearest(x, centroids, CANDIDATES)
     chosen = np.empty((len(x), COPIES), np.int32)
-    step = -(-len(x) // workers)
-
-    def part(start: int) -> Any:
-        cut = slice(start, start + step)
-        return choose_copies(
-            x[cut],
-            candidates[cut],
-            distances[cut],
-            centroids,
-            np.float32(SOAR_LAMBDA),
-            chosen[cut],
-        )
-
-    list(pool.map(part, range(0, len(x), step)))
+    choose_copies(x, candidates, distances, centroids, np.float32(SOAR_LAMBDA), chosen)
     return np.where(chosen >= 0, ordinals[chosen], -1).astype(np.int32)
 
 

@@ -12,7 +12,6 @@ Invariants
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def geometry(dim: int, metric: int, codec: int, block_bytes: int, centre: F32, s
     return view
 
 
-def make_pages(centroids: F32, seed: int, workers: int) -> tuple[F32, I64, U32]:
+def make_pages(centroids: F32, seed: int) -> tuple[F32, I64, U32]:
     """Group centroids under super-centroids.
 
     Returns
@@ -74,8 +73,7 @@ def make_pages(centroids: F32, seed: int, workers: int) -> tuple[F32, I64, U32]:
         whole = centroids.mean(axis=0, keepdims=True, dtype=np.float32)
         return whole, np.array([0, n], np.int64), np.arange(n, dtype=np.uint32)
     supers = kmeans(centroids, round(2 * n / PAGE_CENTROIDS), seed, PAGE_CENTROIDS)
-    with ThreadPoolExecutor(workers) as pool:
-        homes = choose_homes(centroids, supers, np.arange(len(supers)), pool, workers)
+    homes = choose_homes(centroids, supers, np.arange(len(supers)))
     first, ordinals = group(homes, np.arange(n, dtype=np.uint32), len(supers))
     return supers, first, ordinals
 
@@ -91,7 +89,6 @@ def write_directory(
     centre: F32,
     signs: F32,
     seed: int,
-    workers: int,
 ) -> ExtentRecord:
     """Write the directory extent of one tenant.
 
@@ -105,7 +102,7 @@ def write_directory(
     centre, signs : float32
         Of the collection's rotation.
     """
-    supers, first, ordinals = make_pages(centroids, seed, workers)
+    supers, first, ordinals = make_pages(centroids, seed)
     dim = centroids.shape[1]
     block_bytes = rabitq_block_bytes(dim)
     pages = np.zeros(len(supers), PAGE_DTYPE)

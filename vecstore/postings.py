@@ -30,6 +30,7 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 PIECE_BYTES = 16 << 20
+ENCODE_PARTS = 8
 
 
 def group(homes: NDArray[np.int32], numbers: U32, postings: int) -> tuple[I64, U32]:
@@ -81,7 +82,7 @@ def write_postings(
     first: I64,
     rows: U32,
     addresses: I64,
-    workers: int,
+    pool: ThreadPoolExecutor,
 ) -> ExtentRecord:
     """Encode rows against the centroids of their postings and write one extent.
 
@@ -96,8 +97,8 @@ def write_postings(
         From `group`.
     addresses : int64
         Addresses of the raw rows, aligned with `rows`.
-    workers : int
-        Threads that encode.
+    pool : ThreadPoolExecutor
+        Its threads encode.
     """
     counts = np.diff(first)
     blocks = -(-counts // BLOCK_ROWS)
@@ -120,39 +121,38 @@ def write_postings(
     try:
         writer.begin(Section.BLOCKS)
         begin = 0
-        with ThreadPoolExecutor(workers) as pool:
-            while begin < len(postings):
-                base = int(offsets[begin])
-                end = int(np.searchsorted(offsets + sizes, base + PIECE_BYTES, side="right"))
-                end = max(end, begin + 1)
-                length = int(offsets[end - 1] + sizes[end - 1]) - base
-                piece = np.zeros(length + 64, np.uint8)
-                piece = piece[-piece.ctypes.data % 64 :][:length]
-                target = int(piece.ctypes.data) - base
-                cuts = np.linspace(begin, end, workers + 1).astype(int)
+        while begin < len(postings):
+            base = int(offsets[begin])
+            end = int(np.searchsorted(offsets + sizes, base + PIECE_BYTES, side="right"))
+            end = max(end, begin + 1)
+            length = int(offsets[end - 1] + sizes[end - 1]) - base
+            piece = np.zeros(length + 64, np.uint8)
+            piece = piece[-piece.ctypes.data % 64 :][:length]
+            target = int(piece.ctypes.data) - base
+            cuts = np.linspace(begin, end, ENCODE_PARTS + 1).astype(int)
 
-                def encode(part: int, target: int = target, cuts: I64 = cuts) -> None:
-                    encode_runs(
-                        view,
-                        centroids,
-                        True,
-                        first,
-                        addresses,
-                        rows,
-                        cuts[part],
-                        cuts[part + 1],
-                        offsets,
-                        target,
-                    )
+            def encode(part: int, target: int = target, cuts: I64 = cuts) -> None:
+                encode_runs(
+                    view,
+                    centroids,
+                    True,
+                    first,
+                    addresses,
+                    rows,
+                    cuts[part],
+                    cuts[part + 1],
+                    offsets,
+                    target,
+                )
 
-                list(pool.map(encode, range(workers)))
-                for run in range(begin, end):
-                    start = int(offsets[run]) - base
-                    data = piece[start : start + int(sizes[run])]
-                    runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)
-                writer.pad(PAGE)
-                writer.write(piece)
-                begin = end
+            list(pool.map(encode, range(ENCODE_PARTS)))
+            for run in range(begin, end):
+                start = int(offsets[run]) - base
+                data = piece[start : start + int(sizes[run])]
+                runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)
+            writer.pad(PAGE)
+            writer.write(piece)
+            begin = end
         writer.end()
         writer.add(Section.RUNS, runs[counts > 0])
         return writer.finish(int(counts.sum()))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.build import Builder, Built, Rows, next_chunk
 from vecstore.calibrate import calibrate
-from vecstore.clustering import Progress
+from vecstore.clustering import Progress, worker_pool
 from vecstore.config import (
     BULK_ROWS_MIN,
     FRAGMENTS_MAX,
@@ -214,7 +214,8 @@ class Writer:
         state = snapshot.state
         store = self._read_store()
         numbers = _Counter(store.next_extent)
-        builder = Builder(self._identity, numbers, self._searcher.workers, progress)
+        pool = worker_pool(self._searcher.workers)
+        builder = Builder(self._identity, numbers, pool, progress)
         directory = snapshot.extents.directory
         fresh = 0 if batch is None else len(batch.ids)
         log_rows = snapshot.log.numbers[: snapshot.log_count]
@@ -250,6 +251,8 @@ class Writer:
             for built in builts:
                 built.abandon()
             raise
+        finally:
+            pool.shutdown()
         remove_retired(self._environment)
         if train:
             calibrate(self._environment, self._identity, self._snapshot(), self._searcher, progress)
