@@ -54,16 +54,19 @@ def exact_distance(metric, query, row, dim):  # type: ignore[no-untyped-def]
 
 @kernel
 def centroid_distance(metric, query, centroid, dim):  # type: ignore[no-untyped-def]
-    """Distance to a centroid in the unit of `exact_distance`, and the Euclidean one.
-
-    Returns
-    -------
-    (float32, float32)
-        The first is the estimate's additive part, the second scales its error bound.
-    """
-    square = squared_l2(query, centroid, dim)
+    """Distance to a centroid in the unit of `exact_distance`: the estimate's additive part."""
     if metric == L2:
-        return square, np.sqrt(square)
+        return squared_l2(query, centroid, dim)
     if metric == COSINE:
-        return np.float32(0.5) * square, np.sqrt(square)
-    return -inner_product(query, centroid, dim), np.sqrt(square)
+        return np.float32(0.5) * squared_l2(query, centroid, dim)
+    return -inner_product(query, centroid, dim)
+
+
+@kernel
+def euclidean(metric, query, distance, centroid, dim):  # type: ignore[no-untyped-def]
+    """Euclidean distance to a centroid whose `centroid_distance` is known; scales the bound."""
+    if metric == L2:
+        return np.sqrt(distance)
+    if metric == COSINE:
+        return np.sqrt(np.float32(2.0) * distance)
+    return np.sqrt(squared_l2(query, centroid, dim))

@@ -60,7 +60,7 @@ def _estimate_page(view, scratch, page, scale, shift, found):  # type: ignore[no
     words = view[PADDED] // 64
     block_bytes = words * 8 * BLOCK_ROWS + 16 * BLOCK_ROWS
     super_centroid = view[SUPERS] + 4 * dim * page
-    g_add, g_err = centroid_distance(view[METRIC], scratch[QUERY], super_centroid, dim)
+    g_add = centroid_distance(view[METRIC], scratch[QUERY], super_centroid, dim)
     block = load_i64(view[PAGE_ADDRESS], page)
     for _ in range(load_i64(view[PAGE_BLOCKS], page)):
         if found + BLOCK_ROWS > scratch[ESTIMATES_MAX]:
@@ -72,7 +72,7 @@ def _estimate_page(view, scratch, page, scale, shift, found):  # type: ignore[no
             scale,
             shift,
             g_add,
-            g_err,
+            np.float32(0.0),
             _ANY,
             scratch[ESTIMATES] + 4 * found,
         )
@@ -113,7 +113,7 @@ def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no
             found = _estimate_page(view, scratch, nearby, scale, shift, found)
     else:
         for nearby in range(pages):
-            distance, _ = centroid_distance(
+            distance = centroid_distance(
                 metric, scratch[QUERY], view[SUPERS] + 4 * dim * nearby, dim
             )
             store_u64(scratch[HEAP], nearby, heap_key(distance, nearby))
@@ -134,7 +134,7 @@ def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no
             size += 1
     for i in range(size):
         ordinal = np.int64(load_u32(scratch[ORDINALS], i))
-        distance, _ = centroid_distance(
+        distance = centroid_distance(
             metric, scratch[QUERY], view[CENTROIDS] + 4 * dim * ordinal, dim
         )
         store_u64(scratch[HEAP], i, heap_key(distance, ordinal))

@@ -49,6 +49,8 @@ _NO_ROW = np.uint32(0xFFFF_FFFF)
 _LINE_BYTES = 64
 _LINES_MAX = 16
 """Cache lines of a raw row that are asked for ahead; the processor's streamer takes the rest."""
+RERANK_AT = 16
+"""Survivors that wait before their exact distances are taken."""
 SEED_EXTRA = 6
 """Rows beyond k that are reranked first, to get a threshold before the scan."""
 
@@ -115,12 +117,40 @@ def _estimate_block(  # type: ignore[no-untyped-def]
 
 @kernel
 def scan_posting(  # type: ignore[no-untyped-def]
-    view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances, count
+    view,
+    scratch,
+    counters,
+    ordinal,
+    following,
+    scale,
+    shift,
+    g_add,
+    g_err,
+    rows,
+    distances,
+    count,
+    waiting,
 ):
-    """Scan all runs of a posting, reranking what its bounds cannot exclude."""
+    """Scan all runs of a posting, keeping what its bounds cannot exclude.
+
+    A warm scan waits for memory most, so while a block is scanned, the one at the same place of
+    the posting that `following` names (-1: none) is asked for.  Survivors wait until there are
+    `RERANK_AT` of them, so that their raw vectors arrive while more blocks are scanned.
+
+    Returns
+    -------
+    (int64, int64)
+        Rows in the best so far, and survivors that wait.
+    """
     block_bytes = view[BLOCK_BYTES]
     last = rows.shape[0] - 1
-    n = 0
+    ahead = 0
+    ahead_end = 0
+    if following >= 0:
+        run = load_i64(view[FIRST_RUN], following)
+        if run < load_i64(view[FIRST_RUN], following + 1):
+            ahead = load_i64(view[RUN_ADDRESS], run)
+            ahead_end = ahead + load_i64(view[RUN_BLOCKS], run) * block_bytes
     for run in range(load_i64(view[FIRST_RUN], ordinal), load_i64(view[FIRST_RUN], ordinal + 1)):
         if not run_intact(view, scratch, counters, run):
             continue
@@ -128,6 +158,13 @@ def scan_posting(  # type: ignore[no-untyped-def]
         blocks = load_i64(view[RUN_BLOCKS], run)
         counters[COUNT_ROWS] += blocks * BLOCK_ROWS
         for _ in range(blocks):
+            if ahead < ahead_end:
+                for line in range(ahead, ahead + block_bytes, _LINE_BYTES):
+                    prefetch(line)
+                ahead += block_bytes
+            if waiting >= RERANK_AT:
+                count = rerank(view, scratch, counters, waiting, rows, distances, count)
+                waiting = 0
             kth = distances[last] if count > last else _INF
             target = scratch[ESTIMATES]
             mask = _estimate_block(view, scratch, block, scale, shift, g_add, g_err, kth, target)
@@ -138,12 +175,9 @@ def scan_posting(  # type: ignore[no-untyped-def]
                 lower = load_f32(target, r)
                 if view[CODEC] == RABITQ:
                     lower -= load_f32(numbers, r - BLOCK_ROWS) * g_err
-                n = _keep(view, scratch, n, np.int64(load_u32(numbers, r)), lower)
-                if n == SURVIVORS_MAX:
-                    count = rerank(view, scratch, counters, n, rows, distances, count)
-                    n = 0
+                waiting = _keep(view, scratch, waiting, np.int64(load_u32(numbers, r)), lower)
             block += block_bytes
-    return rerank(view, scratch, counters, n, rows, distances, count)
+    return count, waiting
 
 
 @kernel
@@ -184,9 +218,12 @@ def seed(  # type: ignore[no-untyped-def]
                     r = lowest_bit(mask)
                     mask = np.uint32(mask & (mask - np.uint32(1)))
                     n = _keep(view, scratch, n, np.int64(load_u32(numbers, r)), -_INF)
-                    if n == SURVIVORS_MAX:
-                        count = rerank(view, scratch, counters, n, rows, distances, count)
-                        n = 0
+                if n >= RERANK_AT:
+                    count = rerank(view, scratch, counters, n, rows, distances, count)
+                    n = 0
                 at += BLOCK_ROWS
                 block += block_bytes
     return rerank(view, scratch, counters, n, rows, distances, count)
+
+
+assert SURVIVORS_MAX >= RERANK_AT + BLOCK_ROWS

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.kernels.cache import kernel
-from vecstore.kernels.distance import centroid_distance
+from vecstore.kernels.distance import euclidean
 from vecstore.kernels.rabitq import prepare, query_planes, rotate_centred
 from vecstore.kernels.route import next_posting, route
-from vecstore.kernels.rows import scan_log, scan_raw
+from vecstore.kernels.rows import rerank, scan_log, scan_raw
 from vecstore.kernels.scan import scan_posting, seed
 from vecstore.kernels.view import (
     BOUND,
@@ -52,25 +52,41 @@ def _search_index(view, scratch, effort, counters, rows, distances):  # type: ig
     limit = _INF
     k = rows.shape[0]
     count = 0
+    waiting = 0
     probed = 0
-    while left > 0:
-        g_add, ordinal, left = next_posting(scratch, left)
+    g_add, ordinal, left = next_posting(scratch, left)
+    while ordinal >= 0:
         if probed > 0 and count >= k and (probed >= probes or g_add > limit):
             break
-        centroid = view[CENTROIDS] + 4 * dim * ordinal
-        _, g_err = centroid_distance(metric, query, centroid, dim)
-        g_err *= bound
+        following, next_ordinal, left = next_posting(scratch, left)
+        g_err = bound * euclidean(metric, query, g_add, view[CENTROIDS] + 4 * dim * ordinal, dim)
         if probed == 0:
             limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
             count = seed(
                 view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances
             )
-        count = scan_posting(
-            view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances, count
+        count, waiting = scan_posting(
+            view,
+            scratch,
+            counters,
+            ordinal,
+            next_ordinal,
+            scale,
+            shift,
+            g_add,
+            g_err,
+            rows,
+            distances,
+            count,
+            waiting,
         )
         probed += 1
+        g_add, ordinal = following, next_ordinal
+        if count < k:
+            count = rerank(view, scratch, counters, waiting, rows, distances, count)
+            waiting = 0
     counters[COUNT_POSTINGS] += probed
-    return count
+    return rerank(view, scratch, counters, waiting, rows, distances, count)
 
 
 @kernel
