@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 if sys.platform == "win32":
     raise ImportError("vecstore runs on Linux and macOS; on Windows, use it inside WSL.")
 
-from vecstore.collection import Collection
+from typing import TYPE_CHECKING, Any
+
 from vecstore.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
@@ -36,12 +38,37 @@ from vecstore.errors import (
     VecstoreError,
     WriterLockedError,
 )
-from vecstore.results import Hit, Result, Violation
-from vecstore.store import Store
-from vecstore.store import open_store as open
-from vecstore.warmup import warmup
+
+if TYPE_CHECKING:
+    from vecstore.collection import Collection
+    from vecstore.results import Hit, Result, Violation
+    from vecstore.store import Store
+    from vecstore.store import open_store as open
+    from vecstore.warm import warmup
 
 __version__ = "0.1.0"
+
+# Imported when first used: these bring numba, faiss and LMDB, which `--help` does not need.
+_LAZY = {
+    "Collection": ("vecstore.collection", "Collection"),
+    "Hit": ("vecstore.results", "Hit"),
+    "Result": ("vecstore.results", "Result"),
+    "Violation": ("vecstore.results", "Violation"),
+    "Store": ("vecstore.store", "Store"),
+    "open": ("vecstore.store", "open_store"),
+    "warmup": ("vecstore.warm", "warmup"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
 
 __all__ = [
     "Collection",

@@ -15,8 +15,8 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
     """Describe a snapshot.
 
     ``ram_bytes`` counts the collection's own tables and fresh rows; maps of files are not in it.
-    ``disk_bytes`` counts its extents; the facts of all collections share one LMDB file, which
-    `Store.stats` reports.
+    ``disk_bytes`` counts its extents and its row log; ids and metadata of all collections share
+    one LMDB file, which `Store.stats` reports.
     """
     extents = snapshot.extents
     state = snapshot.state
@@ -48,7 +48,8 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
         "posting_rows_cv": float(rows.std() / rows.mean()) if len(rows) else 0.0,
         "tree_nodes": 0 if directory is None else len(directory.supers),
         "tenants": 0,
-        "disk_bytes": sum(record.bytes for record in extents.records.values()),
+        "disk_bytes": sum(record.bytes for record in extents.records.values())
+        + snapshot.log_count * (4 * snapshot.identity.record.dim + 8),
         "raw_bytes": sum(extent.record.bytes for extent in extents.raws),
         "posting_bytes": sum(
             extent.record.bytes for extent in extents.of_kind(ExtentKind.POSTINGS)

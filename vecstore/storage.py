@@ -72,6 +72,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         if isinstance(error, lmdb.DiskError) or "No space left" in str(error):
             raise DiskFullError(f"No room to write to {path}: {error}.") from error
         raise VecstoreError(f"LMDB failed on {path}: {error}.") from error
+    except PermissionError as error:
+        if isinstance(error, VecstoreError):
+            raise
+        raise NotAStoreError(
+            f"{path} cannot be opened as a store ({error.strerror}: {error.filename}); "
+            f"run as its owner, or change its mode."
+        ) from error
     except OSError as error:
         if isinstance(error, VecstoreError) or error.errno not in _FULL:
             raise
