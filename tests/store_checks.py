@@ -18,6 +18,9 @@ from vecstore import clustering, directory, write
 from vecstore.collection import Collection
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
 @contextmanager
 def sound_store(path: Path, mode: str = "w") -> Iterator[vecstore.Store]:
     """Open a store; when the block went well, every invariant must hold, open and reopened."""
@@ -74,6 +77,7 @@ def python(code: str, *args: Any, **options: Any) -> subprocess.CompletedProcess
         stderr=subprocess.PIPE,
         text=True,
         timeout=120,
+        cwd=ROOT,
         **{**options, "check": False},
     )
     if options["check"]:
@@ -89,6 +93,7 @@ def start_python(code: str, *args: Any) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        cwd=ROOT,
         bufsize=1,
     )
 

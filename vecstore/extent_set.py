@@ -63,9 +63,8 @@ class ExtentSet:
         dim = self.identity.record.dim
         self.raws = self.of_kind(ExtentKind.RAW)
         self.raw_firsts = [extent.first_row for extent in self.raws]
-        self._ids: dict[int, RowIds] = {}
-        if old is not None:
-            self._ids = {n: ids for n, ids in old._ids.items() if n in self.mapped}
+        known = {} if old is None else dict(zip(map(id, old.raws), old._ids, strict=True))
+        self._ids: list[RowIds | None] = [known.get(id(extent)) for extent in self.raws]
         end = max((extent.first_row + extent.count for extent in self.raws), default=0)
         chunks = -(-end // CHUNK_ROWS)
         self.chunk_address: I64 = np.zeros(chunks, np.int64)
@@ -174,8 +173,8 @@ class ExtentSet:
 
     def row_ids(self, row: int) -> RowIds:
         """Ids of the extent that holds a row."""
-        extent = self.raw_extent(row)
-        ids = self._ids.get(extent.number)
+        place = max(0, bisect_right(self.raw_firsts, row) - 1)
+        ids = self._ids[place]
         if ids is None:
-            ids = self._ids[extent.number] = RowIds(extent)
+            ids = self._ids[place] = RowIds(self.raws[place])
         return ids

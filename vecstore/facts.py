@@ -9,7 +9,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lmdb
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.config import CHANGES_KEPT
 from vecstore.extent_set import Identity
+from vecstore.inputs import Ids
 from vecstore.layout import ChangeRecord, ExtentRecord, Kind
 from vecstore.snapshot import read_state
 
@@ -39,19 +40,25 @@ class Edit:
         self._dead: list[int] = []
         self._extents_changed = False
 
-    def row_of(self, tenant: int, raw_id: bytes) -> int | None:
-        """Row number of an id, if it has one."""
-        raw = self.transaction.get(layout.id_prefix(self.collection, tenant) + raw_id)
-        return None if raw is None else int(layout.U32.unpack(raw)[0])
+    def rows_of(self, tenant: int, ids: Ids) -> Iterator[tuple[int, int]]:
+        """Places of the ids that have a row, and the rows, in the order of keys."""
+        prefix = layout.id_prefix(self.collection, tenant)
+        get = self.transaction.get
+        for places, raw_ids in ids.pieces():
+            for place, raw_id in zip(places.tolist(), raw_ids, strict=True):
+                raw = get(prefix + raw_id)
+                if raw is not None:
+                    yield place, int(layout.U32.unpack(raw)[0])
 
-    def put_ids(self, tenant: int, raw_ids: Sequence[bytes], rows: Iterable[int]) -> None:
+    def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
         pack = layout.U32.pack
-        pairs = sorted(zip(raw_ids, rows, strict=True))
         cursor = self.transaction.cursor()
-        cursor.putmulti([(prefix + raw_id, pack(row)) for raw_id, row in pairs])
-        self.state.live_rows += len(pairs)
+        for places, raw_ids in ids.pieces():
+            pairs = zip(raw_ids, rows[places].tolist(), strict=True)
+            cursor.putmulti([(prefix + raw_id, pack(row)) for raw_id, row in pairs])
+        self.state.live_rows += len(ids)
 
     def put_facts(
         self,
@@ -94,11 +101,16 @@ class Edit:
             ):
                 self.state.document_rows -= 1
 
-    def delete_ids(self, tenant: int, raw_ids: Iterable[bytes]) -> None:
-        """Forget ids."""
+    def delete_ids(self, tenant: int, ids: Ids) -> list[int]:
+        """Forget ids; return the rows that they had."""
         prefix = layout.id_prefix(self.collection, tenant)
-        for raw_id in raw_ids:
-            self.transaction.delete(prefix + raw_id)
+        rows = []
+        for _, raw_ids in ids.pieces():
+            for raw_id in raw_ids:
+                raw = self.transaction.pop(prefix + raw_id)
+                if raw is not None:
+                    rows.append(int(layout.U32.unpack(raw)[0]))
+        return rows
 
     def add_extents(self, records: dict[int, ExtentRecord]) -> None:
         """Name extents that are whole and synced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from vecstore.layout import encode_id
 
 _METADATA_DEPTH_MAX = 64
 _CHECK_BYTES = 32 << 20
+_PIECE_IDS = 65_536
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,19 @@ class Ids:
     def plain(self) -> list[Any]:
         """Ids as Python objects."""
         return self.values.tolist() if isinstance(self.values, np.ndarray) else self.values
+
+    def pieces(self) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
+        """Places and encoded ids in the order of keys, some at a time."""
+        if isinstance(self.values, np.ndarray):
+            order = np.argsort(self.values, kind="stable")
+        else:
+            order = np.array(sorted(range(len(self)), key=self.values.__getitem__), np.int64)
+        for start in range(0, len(order), _PIECE_IDS):
+            places = order[start : start + _PIECE_IDS]
+            if isinstance(self.values, np.ndarray):
+                yield places, [encode_id(value) for value in self.values[places].tolist()]
+            else:
+                yield places, [self.values[place].encode() for place in places.tolist()]
 
     def encoded(self) -> list[bytes]:
         """Ids as they stand in keys."""

@@ -303,6 +303,14 @@ def set_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32], value: bool) 
         np.bitwise_and.at(bitmap, words, ~bits)
 
 
+def set_range(bitmap: NDArray[np.uint64], first: int, end: int) -> None:
+    """Set the bits from `first` to `end` - 1, in place; `first` is a multiple of 64."""
+    whole = end // 64
+    bitmap[first // 64 : whole] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+    if end % 64:
+        bitmap[whole] |= np.uint64((1 << end % 64) - 1)
+
+
 def get_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Test one bit per row."""
     shifted: NDArray[np.uint64] = bitmap[rows >> np.uint32(6)] >> (rows & np.uint32(63)).astype(

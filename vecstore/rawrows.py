@@ -104,17 +104,18 @@ class RowIds:
         self._numbers: NDArray[np.uint64] | None = None
         if extent.has(Section.ID_ENDS):
             self._text = extent.array(Section.IDS, np.uint8).data
-            self._ends = extent.array(Section.ID_ENDS, np.uint64)
+            self._places = extent.array(Section.ID_ENDS, np.uint64).data
         else:
             self._numbers = extent.array(Section.IDS, np.uint64)
+            self._places = self._numbers.data
 
     def one(self, row: int) -> int | str:
         """Id of a row."""
         place = row - self.first_row
         if self._numbers is not None:
-            return int(self._numbers[place])
-        start = int(self._ends[place - 1]) if place else 0
-        return str(self._text[start : int(self._ends[place])], "utf8")
+            return self._places[place]
+        start = self._places[place - 1] if place else 0
+        return str(self._text[start : self._places[place]], "utf8")
 
     def many(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64, or object for str ids."""

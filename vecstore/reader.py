@@ -214,15 +214,18 @@ class Reader:
         vectors = None
         if "vector" in include:
             vectors = self._read_vectors(snapshot, rows[: len(numbers)])
+        ids = snapshot.id_list(numbers)
+        if not (metadata or documents or vectors is not None):
+            return list(map(Hit, ids, distances))
         return [
             Hit(
-                snapshot.id_of(row),
-                distance,
+                ids[place],
+                distances[place],
                 self._metadata(transaction, row) if metadata else None,
                 self._document(transaction, row) if documents else None,
                 None if vectors is None else vectors[place],
             )
-            for place, (row, distance) in enumerate(zip(numbers, distances, strict=False))
+            for place, row in enumerate(numbers)
         ]
 
     def _metadata(self, transaction: lmdb.Transaction, row: int) -> dict[str, Any] | None:

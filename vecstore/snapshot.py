@@ -8,6 +8,7 @@ unchecked, `verify` looks at it before anything is returned.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +63,14 @@ class Snapshot:
                 return self.log.ids[place]
         return self.extents.row_ids(row).one(row)
 
+    def id_list(self, rows: list[int]) -> list[int | str]:
+        """Ids of live rows."""
+        log_first = self.state.log_first
+        extents = self.extents
+        return [
+            self.id_of(row) if row >= log_first else extents.row_ids(row).one(row) for row in rows
+        ]
+
     def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64 with -1 for NO_ROW, or object with None."""
         is_int = self.state.int_ids is not False
@@ -113,17 +122,15 @@ def _records(transaction: lmdb.Transaction, collection: int) -> dict[int, layout
     return found
 
 
-def scan(transaction: lmdb.Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
-    """All keys with a prefix, and their values, copied."""
-    found = []
+def scan(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Walk all keys with a prefix, and their values, copied; nothing may be written meanwhile."""
     cursor = transaction.cursor()
     if cursor.set_range(prefix):
         for key, value in cursor:
             raw_key = bytes(key)
             if not raw_key.startswith(prefix):
-                break
-            found.append((raw_key, bytes(value)))
-    return found
+                return
+            yield raw_key, bytes(value)
 
 
 def read_state(transaction: lmdb.Transaction, collection: int) -> StateRecord:
@@ -137,8 +144,7 @@ def _live_bitmap(
 ) -> U64:
     live = np.zeros(words, np.uint64)
     for extent in extents.raws:
-        rows = np.arange(extent.first_row, extent.first_row + extent.count, dtype=np.uint32)
-        layout.set_bits(live, rows, True)
+        layout.set_range(live, extent.first_row, extent.first_row + extent.count)
     layout.set_bits(live, log.numbers[: log.count], True)
     page_words = layout.DEAD_PAGE_ROWS // 64
     prefix = layout.key(collection, Kind.DEAD)

@@ -153,7 +153,7 @@ class Store:
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
                 prefix = layout.key(record.number, Kind.EXTENT)
                 stamp = layout.U64.pack(transaction.id())
-                for key, _ in scan(transaction, prefix):
+                for key, _ in list(scan(transaction, prefix)):
                     number = int(layout.U64.unpack(key[len(prefix) :])[0])
                     transaction.put(layout.key_u64(0, Kind.RETIRED, number), stamp)
                 for kind in Kind:

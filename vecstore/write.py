@@ -34,7 +34,7 @@ from vecstore.errors import DuplicateIdError, InvalidArgumentError
 from vecstore.extent_set import Identity
 from vecstore.extents import extent_path
 from vecstore.facts import Edit
-from vecstore.inputs import Ids
+from vecstore.inputs import Ids, check_id_kind
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind, StoreRecord
 from vecstore.rowlog import log_value
 from vecstore.search import Searcher
@@ -106,15 +106,8 @@ class Writer:
         """Delete rows by id; unknown ids are skipped. Returns rows removed."""
         with self._lock, self._environment.write() as transaction:
             edit = Edit(transaction, self._identity)
-            known = []
-            rows = []
-            for raw_id in dict.fromkeys(ids.encoded()):
-                row = edit.row_of(TENANT_NONE, raw_id)
-                if row is not None:
-                    known.append(raw_id)
-                    rows.append(row)
+            rows = edit.delete_ids(TENANT_NONE, ids)
             if rows:
-                edit.delete_ids(TENANT_NONE, known)
                 edit.kill(rows)
                 edit.finish()
             return len(rows)
@@ -125,14 +118,13 @@ class Writer:
         vectors = np.ascontiguousarray(batch.vectors, np.float32)
         with self._environment.write() as transaction:
             edit = Edit(transaction, self._identity)
-            raw_ids = batch.ids.encoded()
-            self._replace(edit, batch.ids, raw_ids, add)
+            self._replace(edit, batch.ids, add)
             first = edit.state.next_row
-            self._reserve(edit, first, len(raw_ids))
-            rows = range(first, first + len(raw_ids))
-            edit.put_ids(TENANT_NONE, raw_ids, rows)
+            rows = range(first, first + len(batch.ids))
+            self._reserve(edit, first, len(rows))
+            edit.put_ids(TENANT_NONE, batch.ids, np.array(rows, np.uint32))
             collection = self._identity.record.number
-            for row, raw_id, vector in zip(rows, raw_ids, vectors, strict=True):
+            for row, raw_id, vector in zip(rows, batch.ids.encoded(), vectors, strict=True):
                 transaction.put(
                     layout.key_u32(collection, Kind.LOG, row),
                     log_value(TENANT_NONE, raw_id, vector),
@@ -140,23 +132,26 @@ class Writer:
             edit.put_facts(rows, batch.metadata, batch.documents)
             edit.finish()
 
-    def _replace(self, edit: Edit, ids: Ids, raw_ids: list[bytes], add: bool) -> None:
+    def _replace(self, edit: Edit, ids: Ids, add: bool) -> None:
         """End the rows that the ids pointed to so far; fix the kind of ids at the first write."""
         if edit.state.int_ids is None:
             edit.state.int_ids = ids.is_int
-        elif edit.state.int_ids != ids.is_int:
-            raise InvalidArgumentError("The kind of ids changed during the call; repeat it.")
+        check_id_kind(ids, edit.state.int_ids, self._identity.name)
+        edit.kill(self._known_rows(edit, ids, add))
+
+    def _known_rows(self, edit: Edit, ids: Ids, add: bool) -> list[int]:
+        """Rows that the ids have; raises when there are any and `add` refuses them."""
         if not edit.state.live_rows:
-            return
-        old = [edit.row_of(TENANT_NONE, raw_id) for raw_id in raw_ids]
-        if add:
-            for place, row in enumerate(old):
-                if row is not None:
-                    raise DuplicateIdError(
-                        f"Id {ids.plain()[place]!r} exists already in collection "
-                        f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
-                    )
-        edit.kill(row for row in old if row is not None)
+            return []
+        rows = []
+        for place, row in edit.rows_of(TENANT_NONE, ids):
+            if add:
+                raise DuplicateIdError(
+                    f"Id {ids.values[place]!r} exists already in collection "
+                    f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
+                )
+            rows.append(row)
+        return rows
 
     def _reserve(self, edit: Edit, first: int, count: int) -> None:
         if first + count > ROWS_MAX:
@@ -169,37 +164,13 @@ class Writer:
     # --- large calls -----------------------------------------------------------------------
 
     def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
-        if add:
-            self._refuse_known(batch.ids)
         snapshot = self._snapshot()
-        replaced = self._known_rows(batch.ids, snapshot)
-        self._write_index(snapshot, batch, replaced, progress)
-
-    def _refuse_known(self, ids: Ids) -> None:
-        """Raise before anything is built when `add` meets an id that exists."""
         transaction = self._environment.read()
         try:
-            edit = Edit(transaction, self._identity)
-            for place, raw_id in enumerate(ids.encoded() if edit.state.live_rows else []):
-                if edit.row_of(TENANT_NONE, raw_id) is not None:
-                    raise DuplicateIdError(
-                        f"Id {ids.plain()[place]!r} exists already in collection "
-                        f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
-                    )
+            replaced = self._known_rows(Edit(transaction, self._identity), batch.ids, add)
         finally:
             transaction.abort()
-
-    def _known_rows(self, ids: Ids, snapshot: Snapshot) -> U32:
-        """Rows that the batch will replace: they need no place in a new index."""
-        if not snapshot.state.live_rows:
-            return np.empty(0, np.uint32)
-        transaction = self._environment.read()
-        try:
-            edit = Edit(transaction, self._identity)
-            rows = (edit.row_of(TENANT_NONE, raw_id) for raw_id in ids.encoded())
-            return np.array([row for row in rows if row is not None], np.uint32)
-        finally:
-            transaction.abort()
+        self._write_index(snapshot, batch, np.array(replaced, np.uint32), progress)
 
     def _flush_if_due(self, progress: Progress) -> None:
         snapshot = self._snapshot()
@@ -273,12 +244,11 @@ class Writer:
             edit = Edit(transaction, self._identity)
             state = edit.state
             if batch is not None:
-                raw_ids = batch.ids.encoded()
-                self._replace(edit, batch.ids, raw_ids, False)
-                self._reserve(edit, first_row, len(raw_ids))
-                rows = builts[-1].numbers.tolist()
-                edit.put_ids(TENANT_NONE, raw_ids, rows)
-                edit.put_facts(rows, batch.metadata, batch.documents)
+                self._replace(edit, batch.ids, False)
+                self._reserve(edit, first_row, len(batch.ids))
+                rows = builts[-1].numbers
+                edit.put_ids(TENANT_NONE, batch.ids, rows)
+                edit.put_facts(rows.tolist(), batch.metadata, batch.documents)
             state.next_row = next_chunk(state.next_row)
             state.log_first = state.next_row
             if snapshot.log_count:

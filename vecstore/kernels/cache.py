@@ -22,9 +22,10 @@ FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
 @lru_cache(maxsize=1)
 def source_hash() -> str:
-    """Hash of every kernel source and of the versions that compile them."""
+    """Hash of every kernel source, the constants compiled in, and the compiler's versions."""
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    folder = Path(__file__).parent
+    for path in [*sorted(folder.glob("*.py")), folder.parent / "config.py"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
