@@ -35,7 +35,9 @@ id_sets = st.one_of(
     st.tuples(numbers, st.integers(30, 90)).map(lambda s: list(range(s[0], s[0] + s[1]))),
 )
 seeds = st.integers(0, 2**32 - 1)
-metadata_values = st.none() | st.dictionaries(st.sampled_from("abc"), st.integers(-(2**63), 2**64 - 1), max_size=2)
+metadata_values = st.none() | st.dictionaries(
+    st.sampled_from("abc"), st.integers(-(2**63), 2**64 - 1), max_size=2
+)
 documents = st.none() | st.text(max_size=5)
 
 

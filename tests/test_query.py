@@ -107,7 +107,13 @@ def test_empty_where_filters_nothing(docs: vecstore.Collection) -> None:
 
 def test_include(docs: vecstore.Collection) -> None:
     docs.upsert([1, 2], UNITS[:2], [{"a": 1}, None], [None, "two"])
-    for include in ((), ("metadata",), ["document"], {"vector"}, ("vector", "document", "metadata")):
+    for include in (
+        (),
+        ("metadata",),
+        ["document"],
+        {"vector"},
+        ("vector", "document", "metadata"),
+    ):
         for hit, row in zip(docs.query(UNITS[0], k=2, include=include), UNITS, strict=False):
             one = hit.id == 1
             assert hit.metadata == ({"a": 1} if one and "metadata" in include else None)

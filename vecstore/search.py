@@ -62,7 +62,7 @@ def effort_array(effort: Effort | None, snapshot: Snapshot) -> NDArray[np.float6
     """Effort as kernels take it; None asks for an exact scan."""
     if effort is None:
         return _EXACT
-    pages = 4 + effort.probes // 6
+    pages = 4 + effort.probes // 16
     return np.array([effort.probes, effort.bound, effort.spread, pages], np.float64)
 
 

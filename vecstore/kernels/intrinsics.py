@@ -19,7 +19,7 @@ from vecstore.config import BLOCK_ROWS
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _V64 = ir.VectorType(_I64, BLOCK_ROWS)
 _VF = ir.VectorType(_F32, BLOCK_ROWS)
-PLANES = 4
+PLANES = 5
 """Bits of a query coordinate in the block kernel, two's complement."""
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import inner_product
-from vecstore.kernels.intrinsics import PLANES, load_f32, store_f32, store_u32, store_u64
+from vecstore.kernels.intrinsics import PLANES, load_f32, load_u64, store_f32, store_u32, store_u64
 from vecstore.kernels.rotation import rotate
 from vecstore.kernels.view import COSINE, IP
 
 EPSILON = np.float32(1.9)
 """Width of the error bound in standard deviations (RaBitQ, section 3.2.2)."""
-STEPS = np.float32(7.0)
+STEPS = np.float32(2 ** (PLANES - 1) - 1)
 """Steps of a query coordinate on either side of zero."""
 
 
@@ -82,22 +82,15 @@ def query_planes(rotated, padded, planes):  # type: ignore[no-untyped-def]
     step = largest / STEPS
     inverse = np.float32(1.0) / step if step > np.float32(0.0) else np.float32(0.0)
     for word in range(padded // 64):
-        p0 = np.uint64(0)
-        p1 = np.uint64(0)
-        p2 = np.uint64(0)
-        p3 = np.uint64(0)
+        for plane in range(PLANES):
+            store_u64(planes, word * PLANES + plane, np.uint64(0))
         for j in range(64):
-            value = np.int32(np.floor(load_f32(rotated, word * 64 + j) * inverse + np.float32(0.5)))
-            u = np.uint64(np.uint32(value) & np.uint32(15))
-            at = np.uint64(j)
-            p0 |= (u & np.uint64(1)) << at
-            p1 |= ((u >> np.uint64(1)) & np.uint64(1)) << at
-            p2 |= ((u >> np.uint64(2)) & np.uint64(1)) << at
-            p3 |= (u >> np.uint64(3)) << at
-        store_u64(planes, word * PLANES, p0)
-        store_u64(planes, word * PLANES + 1, p1)
-        store_u64(planes, word * PLANES + 2, p2)
-        store_u64(planes, word * PLANES + 3, p3)
+            value = np.floor(load_f32(rotated, word * 64 + j) * inverse + np.float32(0.5))
+            bits = np.uint64(np.int64(value))
+            for plane in range(PLANES):
+                at = word * PLANES + plane
+                bit = (bits >> np.uint64(plane)) & np.uint64(1)
+                store_u64(planes, at, load_u64(planes, at) | (bit << np.uint64(j)))
     return step, np.float32(0.5) * total
 
 

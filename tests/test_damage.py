@@ -1,0 +1,227 @@
+"""Damaged files: noticed on use, named by collection and extent, and no answer is ever wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecstore
+from tests.naive import top_k
+from tests.store_checks import flip_byte, normal, python, small_limits
+from vecstore.layout import HEADER_DTYPE, ExtentKind, Section
+
+ROWS, DIM = 120, 9
+VECTORS = normal(ROWS, DIM)
+QUERY = normal(1, DIM, seed=1)[0]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store with two collections, each with bulk extents, fragments, a log and deleted rows."""
+    path = tmp_path_factory.mktemp("damage") / "store"
+    with pytest.MonkeyPatch.context() as patch, vecstore.open(path) as store:
+        small_limits(patch, pages=4)
+        for name, kind in (("docs", str), ("others", int)):
+            docs = store.collection(name, dim=DIM)
+            docs.upsert([kind(i) for i in range(80)], VECTORS[:80])
+            docs.upsert([kind(i) for i in range(80, 110)], VECTORS[80:110])
+            docs.upsert([kind(i) for i in range(110, ROWS)], VECTORS[110:])
+            assert docs.stats()["tail_rows"] == 10
+            assert docs.stats()["extents"] == 5
+        assert store.check() == []
+    yield path
+
+
+@pytest.fixture
+def path(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "store"))
+
+
+def header(path: Path, number: int) -> Any:
+    return np.fromfile(path / "extents" / f"{number:012d}.ext", HEADER_DTYPE, 1)[0]
+
+
+def extents_of(path: Path, collection: int) -> list[int]:
+    numbers = sorted(int(file.stem) for file in (path / "extents").iterdir())
+    return [n for n in numbers if int(header(path, n)["collection"]) == collection]
+
+
+def reads(docs: vecstore.Collection, name: Callable[[int], Any]) -> list[Callable[[], None]]:
+    """Calls that must answer rightly, or raise."""
+    exact = [name(i) for i in top_k("l2", QUERY, VECTORS, ROWS)[0].tolist()]
+
+    def query(recall: float | None) -> None:
+        assert {hit.id for hit in docs.query(QUERY, k=ROWS, recall=recall)} == set(exact)
+
+    def few() -> None:
+        assert [hit.id for hit in docs.query(QUERY, k=5, recall=1.0)] == exact[:5]
+
+    def search() -> None:
+        found = docs.search(np.repeat(QUERY[None], 70, axis=0), k=ROWS, recall=1.0)
+        assert (found.ids == np.array(exact, found.ids.dtype)).all()
+
+    def rows() -> None:
+        ids = [name(i) for i in range(ROWS)]
+        assert [hit.id for hit in docs.get(ids)] == ids
+        assert docs.vectors(ids).tobytes() == VECTORS.tobytes()
+
+    return [lambda: query(None), lambda: query(0.3), few, search, rows]
+
+
+def hold_against_reads(path: Path, damaged: int) -> int:
+    """Read both collections of a store with a damaged extent of "docs"; count what was refused."""
+    refused = 0
+    with vecstore.open(path, mode="r") as store:
+        violations = store.check()
+        assert violations, "check() saw nothing"
+        assert all(v.where.startswith("docs") for v in violations), violations
+        assert any(str(damaged) in v.where + v.detail for v in violations)
+        for call in reads(store.collection("others"), int):
+            call()
+        for call in reads(store.collection("docs"), str):
+            for _ in range(2):
+                try:
+                    call()
+                except vecstore.CorruptionError as error:
+                    refused += 1
+                    assert error.collection == "docs"
+                    assert error.extent == damaged
+                    assert "restore a backup" in str(error)
+                    assert "docs" in str(error) or str(damaged) in str(error)
+    with vecstore.open(path) as store:
+        store.collection("others").upsert([500], VECTORS[:1])
+        store.drop("docs")
+        assert store.check() == []
+    return refused
+
+
+@pytest.mark.parametrize("section", list(Section), ids=lambda section: section.name)
+def test_flipped_byte(path: Path, section: Section) -> None:
+    tried = 0
+    for number in extents_of(path, 1):
+        for entry in header(path, number)["table"]:
+            if entry["section"] == section and entry["bytes"]:
+                copy = path.parent / f"copy-{number}"
+                shutil.copytree(path, copy)
+                place = int(entry["offset"]) + int(entry["bytes"]) * 2 // 5
+                flip_byte(copy / "extents" / f"{number:012d}.ext", place)
+                refused = hold_against_reads(copy, number)
+                assert refused, f"no read noticed the damage in {section.name} of extent {number}"
+                tried += 1
+    assert tried, f"no extent has a section {section.name}"
+
+
+@pytest.mark.parametrize("field", ["magic", "kind", "first_row", "count", "dim", "table", "sum"])
+def test_flipped_byte_in_a_header(path: Path, field: str) -> None:
+    number = extents_of(path, 1)[-1]
+    assert HEADER_DTYPE.fields is not None
+    flip_byte(path / "extents" / f"{number:012d}.ext", HEADER_DTYPE.fields[field][1])
+    assert hold_against_reads(path, number) == 10
+
+
+@pytest.mark.parametrize("kind", list(ExtentKind), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("how", ["empty", "short", "one byte less", "longer"])
+def test_length_of_an_extent(path: Path, kind: ExtentKind, how: str) -> None:
+    number = next(n for n in extents_of(path, 1) if header(path, n)["kind"] == kind)
+    file = path / "extents" / f"{number:012d}.ext"
+    size = file.stat().st_size
+    os.truncate(file, {"empty": 0, "short": 4096, "one byte less": size - 1}.get(how, size + 1))
+    assert hold_against_reads(path, number) == 10
+
+
+@pytest.mark.parametrize("kind", list(ExtentKind), ids=lambda kind: kind.name)
+def test_missing_extent(path: Path, kind: ExtentKind) -> None:
+    number = next(n for n in extents_of(path, 1) if header(path, n)["kind"] == kind)
+    (path / "extents" / f"{number:012d}.ext").unlink()
+    assert hold_against_reads(path, number) == 10
+
+
+def test_extents_that_changed_places(path: Path) -> None:
+    """A file under another's name is damage, even when it is sound in itself."""
+    first, second = extents_of(path, 1)[0], extents_of(path, 2)[0]
+    one, two = (path / "extents" / f"{n:012d}.ext" for n in (first, second))
+    held = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(held)
+    with vecstore.open(path, mode="r") as store:
+        assert len(store.check()) >= 2
+        for name in ("docs", "others"):
+            with pytest.raises(vecstore.CorruptionError, match="restore a backup"):
+                store.collection(name).query(QUERY)
+
+
+@pytest.mark.parametrize("section", [Section.ROWS, Section.BLOCKS], ids=lambda s: s.name)
+def test_writes_do_not_spread_damage(
+    path: Path, section: Section, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training reads every row: it refuses damaged ones, and stores nothing of the call."""
+    small_limits(monkeypatch)
+    number = next(
+        n for n in extents_of(path, 1) if (header(path, n)["table"]["section"] == section).any()
+    )
+    entry = next(e for e in header(path, number)["table"] if e["section"] == section)
+    flip_byte(path / "extents" / f"{number:012d}.ext", int(entry["offset"]) + 5)
+    with vecstore.open(path) as store:
+        docs = store.collection("docs")
+        before = docs.count()
+        try:
+            docs.upsert([f"new {i}" for i in range(400)], normal(400, DIM, seed=3))
+        except vecstore.CorruptionError as error:
+            assert section == Section.ROWS
+            assert error.extent == number
+            assert docs.count() == before
+        else:
+            assert section == Section.BLOCKS
+            assert store.check() == []
+
+
+# --- the facts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "foreign", "folder missing"])
+def test_facts_that_are_gone(path: Path, mode: str, damage: str) -> None:
+    """Without its facts a store is damaged, not empty: its extents must survive the attempt."""
+    facts, extents = path / "facts" / "data.mdb", sorted((path / "extents").iterdir())
+    if damage == "missing":
+        facts.unlink()
+    elif damage == "folder missing":
+        shutil.rmtree(path / "facts")
+    else:
+        facts.write_bytes(b"" if damage == "empty" else b"\x55" * facts.stat().st_size)
+    with pytest.raises((vecstore.CorruptionError, vecstore.NotAStoreError), match="facts|not a"):
+        vecstore.open(path, mode=mode)
+    assert sorted((path / "extents").iterdir()) == extents
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_extents_folder_is_gone(path: Path, mode: str) -> None:
+    shutil.rmtree(path / "extents")
+    with pytest.raises(vecstore.VecstoreError), vecstore.open(path, mode=mode) as store:
+        store.collection("docs").query(QUERY)
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("kept", [5_000, 8_192, 12_288])
+def test_truncated_facts(path: Path, mode: str, kept: int) -> None:
+    """In a process of its own: reading a map beyond its file ends a process."""
+    os.truncate(path / "facts" / "data.mdb", kept)
+    extents = sorted((path / "extents").iterdir())
+    code = """
+        import sys, vecstore
+        try:
+            store = vecstore.open(sys.argv[1], mode=sys.argv[2])
+            store.collections(), store.collection("docs").query([1.0] * 9), store.check()
+        except vecstore.CorruptionError:
+            pass
+        else:
+            raise AssertionError("was not noticed")
+    """
+    python(code, path, mode)
+    assert sorted((path / "extents").iterdir()) == extents

@@ -1,0 +1,416 @@
+"""Every error about stores and collections: its type, its builtin base, the value, the remedy.
+
+Errors about ids, vectors and other arguments of row verbs are in test_collection.py and
+test_query.py, damaged files in test_damage.py, full disks in test_disk_full.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecstore
+from tests.store_checks import normal, python, sound_store, start_python
+from vecstore import errors
+
+BASES = {
+    "InvalidArgumentError": ValueError,
+    "InvalidVectorError": ValueError,
+    "DuplicateIdError": ValueError,
+    "FilterError": ValueError,
+    "TenantRequiredError": ValueError,
+    "CollectionMismatchError": ValueError,
+    "QuotaExceededError": ValueError,
+    "StoreClosedError": ValueError,
+    "UnknownIdError": KeyError,
+    "CollectionNotFoundError": KeyError,
+    "StoreNotFoundError": FileNotFoundError,
+    "NotAStoreError": OSError,
+    "FormatVersionError": OSError,
+    "WriterLockedError": OSError,
+    "ReadOnlyError": PermissionError,
+    "DiskFullError": OSError,
+    "CorruptionError": OSError,
+    "ForkedStoreError": RuntimeError,
+}
+
+
+def test_every_error_is_public_and_has_a_builtin_base() -> None:
+    known = {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and value is not vecstore.VecstoreError
+    }
+    assert known.keys() == BASES.keys()
+    for name, kind in known.items():
+        assert getattr(vecstore, name) is kind
+        assert issubclass(kind, vecstore.VecstoreError)
+        assert issubclass(kind, BASES[name])
+        assert str(kind("what, which, do")) == "what, which, do"
+
+
+def make_store(path: Path) -> None:
+    with sound_store(path) as store:
+        store.collection("docs", dim=4).upsert([1, 2], np.eye(4)[:2])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    make_store(tmp_path / "store")
+    return tmp_path / "store"
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+def test_missing_store(tmp_path: Path) -> None:
+    with pytest.raises(vecstore.StoreNotFoundError, match=r"no store at .*gone.*mode='w'"):
+        vecstore.open(tmp_path / "gone", mode="r")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_not_a_store(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("hello")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("hello")
+    for foreign in (file, folder):
+        with pytest.raises(vecstore.NotAStoreError, match=f"{foreign.name} is not a vecstore"):
+            vecstore.open(foreign, mode=mode)
+    assert file.read_text() == "hello"
+    assert [entry.name for entry in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(vecstore.NotAStoreError):
+        vecstore.open(tmp_path, mode="r")
+    assert list(tmp_path.iterdir()) == []
+    with sound_store(tmp_path) as store:
+        assert store.collections() == []
+
+
+def test_creation_makes_parents(tmp_path: Path) -> None:
+    with sound_store(tmp_path / "a" / "b") as store:
+        assert store.path == tmp_path / "a" / "b"
+    with sound_store(Path(os.path.relpath(tmp_path / "c"))):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_newer_format(path: Path, mode: str) -> None:
+    marker = path / "VECSTORE"
+    marker.write_bytes(struct.pack("<8sI", b"VECSTORE", 99))
+    with pytest.raises(vecstore.FormatVersionError, match=r"version 99; .*reads version \d"):
+        vecstore.open(path, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("content", [b"", b"VECSTORE", b"VECSTOR!\1\0\0\0", b"VECSTORE\1\0\0\0x"])
+def test_damaged_marker(path: Path, mode: str, content: bytes) -> None:
+    extents = sorted((path / "extents").iterdir())
+    (path / "VECSTORE").write_bytes(content)
+    with pytest.raises(vecstore.NotAStoreError, match="marker file is damaged"):
+        vecstore.open(path, mode=mode)
+    (path / "VECSTORE").unlink()
+    with pytest.raises(vecstore.NotAStoreError):
+        vecstore.open(path, mode="r")
+    assert sorted((path / "extents").iterdir()) == extents
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "a"}, {"mode": None}, {"mode": "rw"}, {"durability": "never"}, {"durability": None}],
+    ids=str,
+)
+def test_bad_options_of_open(tmp_path: Path, options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(vecstore.InvalidArgumentError, match=f"{name} is {value!r}"):
+        vecstore.open(tmp_path / "store", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", ["", None, 7, b"bytes"], ids=repr)
+def test_bad_path(wrong: Any) -> None:
+    with pytest.raises(vecstore.InvalidArgumentError, match="path is"):
+        vecstore.open(wrong)
+
+
+# --- one writer ---------------------------------------------------------------------------------
+
+
+def test_second_writer_in_this_process(path: Path) -> None:
+    with vecstore.open(path) as store:
+        with pytest.raises(vecstore.WriterLockedError, match=r"Another writer.*mode='r'"):
+            vecstore.open(path)
+        with pytest.raises(vecstore.WriterLockedError):
+            vecstore.open(path.parent / "." / path.name)
+        assert store.collection("docs").count() == 2
+        with vecstore.open(path, mode="r") as reader:
+            assert reader.collection("docs").count() == 2
+    with vecstore.open(path) as store:
+        assert store.check() == []
+
+
+def test_second_writer_in_another_process(path: Path) -> None:
+    code = """
+        import sys, vecstore
+        store = vecstore.open(sys.argv[1])
+        print("open", flush=True)
+        sys.stdin.readline()
+        store.close()
+        print("closed", flush=True)
+        sys.stdin.readline()
+    """
+    other = start_python(code, path)
+    assert other.stdin
+    assert other.stdout
+    try:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(vecstore.WriterLockedError, match="Another writer"):
+            vecstore.open(path)
+        with vecstore.open(path, mode="r") as reader:
+            assert reader.collection("docs").count() == 2
+        other.stdin.write("\n")
+        assert other.stdout.readline() == "closed\n"
+        vecstore.open(path).close()
+    finally:
+        other.kill()
+        other.communicate()
+
+
+# --- closed, forked, read-only ------------------------------------------------------------------
+
+
+def test_closed_store(path: Path) -> None:
+    store = vecstore.open(path)
+    docs = store.collection("docs")
+    store.close()
+    store.close()
+    vector = np.ones(4)
+    for call in (
+        store.check,
+        store.stats,
+        store.collections,
+        lambda: store.collection("docs"),
+        lambda: store.collection("new", dim=3),
+        lambda: store.drop("docs"),
+        lambda: docs.upsert([3], [vector]),
+        lambda: docs.add([3], [vector]),
+        lambda: docs.delete([1]),
+        lambda: docs.get([1]),
+        lambda: docs.vectors([1]),
+        lambda: docs.query(vector),
+        lambda: docs.search([vector]),
+        docs.count,
+        docs.stats,
+        lambda: len(docs),
+    ):
+        with pytest.raises(vecstore.StoreClosedError, match=r"store .* is closed"):
+            call()
+    with vecstore.open(path, mode="r") as again:
+        assert again.collection("docs").count() == 2
+
+
+def test_used_store_after_fork(path: Path) -> None:
+    """The child is refused, may open the store anew, and does not disturb the parent."""
+    python(
+        """
+        import os, sys, traceback
+        import numpy as np
+        import vecstore
+
+        path = sys.argv[1]
+        store = vecstore.open(path)
+        docs = store.collection("docs")
+        docs.search(np.ones((100, 4)))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for call in (
+                    lambda: docs.query(np.ones(4)), lambda: docs.upsert([9], np.ones((1, 4))),
+                    lambda: docs.delete([1]), lambda: docs.get([1]), docs.count, docs.stats,
+                    store.check, store.stats, store.collections, lambda: store.collection("docs"),
+                    lambda: store.drop("docs"),
+                ):
+                    try:
+                        call()
+                    except vecstore.ForkedStoreError as error:
+                        assert "open it again in the child" in str(error)
+                    else:
+                        raise AssertionError("was not refused")
+                store.close()
+                with vecstore.open(path, mode="r") as own:
+                    assert own.collection("docs").count() == 2
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        docs.upsert([3], np.ones((1, 4)))
+        try:
+            vecstore.open(path)
+        except vecstore.WriterLockedError:
+            pass
+        else:
+            raise AssertionError("the child let go of the parent's lock")
+        assert docs.count() == 3
+        assert store.check() == []
+        store.close()
+        """,
+        path,
+    )
+
+
+def test_close_ends_the_lock_while_a_forked_child_lives(path: Path) -> None:
+    python(
+        """
+        import os, sys, time
+        import vecstore
+
+        store = vecstore.open(sys.argv[1])
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        try:
+            store.close()
+            vecstore.open(sys.argv[1]).close()
+        finally:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        """,
+        path,
+    )
+
+
+def test_read_only_store(path: Path) -> None:
+    before = {
+        entry: entry.stat().st_mtime_ns for entry in path.rglob("*") if "lock" not in str(entry)
+    }
+    with vecstore.open(path, mode="r") as store:
+        docs = store.collection("docs")
+        for call in (
+            lambda: docs.upsert([3], [[1, 2, 3, 4]]),
+            lambda: docs.add([3], [[1, 2, 3, 4]]),
+            lambda: docs.delete([1]),
+            lambda: docs.load(np.ones((3, 4))),
+            lambda: store.drop("docs"),
+        ):
+            with pytest.raises(vecstore.ReadOnlyError, match=r"open for reading.*mode='w'"):
+                call()
+        with pytest.raises(vecstore.CollectionNotFoundError, match="'new'.*open for reading"):
+            store.collection("new", dim=4)
+        assert docs.query([1, 0, 0, 0])[0].id == 1
+        assert store.collections() == ["docs"]
+    assert {entry: entry.stat().st_mtime_ns for entry in before} == before
+
+
+# --- collections --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "other"),
+    [("dim", 5), ("metric", "l2"), ("metric", "ip"), ("codec", "float32")],
+)
+def test_collection_mismatch(tmp_path: Path, option: str, other: Any) -> None:
+    with sound_store(tmp_path / "store") as store:
+        own = {"dim": 4, "metric": "cosine", "codec": "rabitq1", "raw": "float32", "tenants": False}
+        docs = store.collection("docs", dim=4, metric="cosine")
+        with pytest.raises(vecstore.CollectionMismatchError) as caught:
+            store.collection("docs", **{option: other})
+        for part in ("'docs'", option, repr(own[option]), repr(other), "leave the argument out"):
+            assert part in str(caught.value)
+        assert store.collection("docs") is docs
+        assert store.collection("docs", **own) is docs
+        assert store.collection("docs", codec="auto") is docs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dim": 0},
+        {"dim": -1},
+        {"dim": 4.0},
+        {"dim": True},
+        {"dim": "4"},
+        {"dim": 65_537},
+        {"dim": 4, "metric": "L2"},
+        {"dim": 4, "metric": "euclid"},
+        {"dim": 4, "metric": 0},
+        {"dim": 4, "codec": "pq"},
+        {"dim": 4, "codec": ["rabitq1"]},
+        {"dim": 4, "raw": "float16"},
+        {"dim": 4, "tenants": True},
+    ],
+    ids=str,
+)
+def test_bad_options_of_a_collection(tmp_path: Path, options: dict[str, Any]) -> None:
+    name, value = list(options.items())[-1]
+    with sound_store(tmp_path / "store") as store:
+        with pytest.raises(vecstore.InvalidArgumentError, match=f"{name} is") as caught:
+            store.collection("docs", **options)
+        assert repr(value) in str(caught.value)
+        assert store.collections() == []
+
+
+@pytest.mark.parametrize("name", ["", None, 7, "x" * 257, "\ud800"], ids=repr)
+def test_bad_names(tmp_path: Path, name: Any) -> None:
+    with sound_store(tmp_path / "store") as store:
+        for call in (lambda: store.collection(name, dim=4), lambda: store.drop(name)):
+            with pytest.raises(vecstore.InvalidArgumentError, match="Collection name"):
+                call()
+
+
+def test_collection_not_found(path: Path) -> None:
+    with sound_store(path) as store:
+        with pytest.raises(vecstore.CollectionNotFoundError, match=r"'new'.*dim="):
+            store.collection("new")
+        with pytest.raises(vecstore.CollectionNotFoundError, match="'new'"):
+            store.drop("new")
+        assert store.collections() == ["docs"]
+
+
+def test_dropped_collection(path: Path) -> None:
+    with sound_store(path) as store, vecstore.open(path, mode="r") as reader:
+        docs, seen = store.collection("docs"), reader.collection("docs")
+        assert seen.count() == 2
+        store.drop("docs")
+        assert store.collections() == reader.collections() == []
+        new = store.collection("docs", dim=3)
+        new.upsert(["a"], np.ones((1, 3)))
+        for call in (
+            docs.count,
+            seen.count,
+            lambda: docs.query(np.ones(4)),
+            lambda: seen.get([1]),
+            lambda: docs.upsert([5], np.ones((1, 4))),
+            lambda: docs.delete([1]),
+        ):
+            with pytest.raises(vecstore.CollectionNotFoundError, match="'docs' was dropped"):
+                call()
+        assert new.count() == reader.collection("docs").count() == 1
+
+
+def test_drop_frees_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 40)
+    with sound_store(tmp_path / "store") as store:
+        for name in ("a", "b"):
+            store.collection(name, dim=4).upsert(range(100), normal(100, 4))
+        held = len(list((tmp_path / "store" / "extents").iterdir()))
+        store.drop("a")
+        assert len(list((tmp_path / "store" / "extents").iterdir())) == held // 2
+        assert len(store.collection("b").query(np.ones(4), k=200)) == 100
+
+
+def test_tenants_are_refused(path: Path) -> None:
+    with vecstore.open(path, mode="r") as store, pytest.raises(vecstore.TenantRequiredError):
+        store.collection("docs").tenant("acme")
