@@ -52,6 +52,12 @@ def small_limits(
         patch.setattr(directory, "PAGE_CENTROIDS", max(2, pages // 2))
 
 
+def make_store(path: Path) -> None:
+    """A store with one collection "docs" of two rows, ids 1 and 2."""
+    with sound_store(path) as store:
+        store.collection("docs", dim=4).upsert([1, 2], np.eye(4)[:2])
+
+
 def normal(n: int, dim: int, seed: int = 0) -> Any:
     """Random vectors, float32 (n, dim)."""
     return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)

@@ -22,7 +22,7 @@ class Vecstore(Adapter):
     """
 
     modules = ("numpy", "vecstore")
-    lazy_modules = ("numba", "lmdb", "msgspec", "xxhash", "pyroaring")
+    lazy_modules = ("vecstore.store",)
     packages = ("vecstore", "numpy", "numba", "llvmlite", "lmdb", "faiss-cpu")
     build_params: ClassVar[dict[str, Any]] = {"codec": "auto"}
 
