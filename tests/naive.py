@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ def recall(found: Any, exact: Any, slack: float = 1e-5) -> float:
 # --- rotation and one-bit codes ---------------------------------------------------------------
 
 
+@lru_cache
 def hadamard(size: int) -> F64:
     """Walsh-Hadamard matrix, unscaled; `size` is a power of two."""
     matrix = np.ones((1, 1))
@@ -107,15 +109,15 @@ def encode(row: Any, centroid: Any, centre: Any, signs: Any) -> Code:
     return Code(bits, dot, residual, np.asarray(row, np.float64), np.asarray(centroid, np.float64))
 
 
-def quantise_query(rotated: Any) -> F64:
-    """Round coordinates to -7 .. 7 steps of a seventh of the largest."""
+def quantise_query(rotated: Any, steps: float) -> F64:
+    """Round coordinates to whole steps, of which the largest has the given number."""
     y = np.asarray(rotated, np.float64)
-    step = np.abs(y).max() / 7
+    step = np.abs(y).max() / steps
     return np.floor(y / step + 0.5) * step if step > 0 else np.zeros_like(y)
 
 
 def estimate(
-    code: Code, query: Any, centre: Any, signs: Any, metric: str, epsilon: float = 1.9
+    code: Code, query: Any, centre: Any, signs: Any, metric: str, epsilon: float, steps: float
 ) -> tuple[float, float]:
     """Estimate the distance of a prepared query to an encoded row, and bound its error.
 
@@ -130,7 +132,7 @@ def estimate(
     inner, bound = 0.0, 0.0
     if code.dot > 0:
         ratio = square / code.dot
-        x_dot_q = float(quantise_query(q_rotated)[code.bits].sum() - q_rotated.sum() / 2)
+        x_dot_q = float(quantise_query(q_rotated, steps)[code.bits].sum() - q_rotated.sum() / 2)
         x_dot_c = float((c_rotated * (code.bits - 0.5)).sum())
         inner = ratio * (x_dot_q - x_dot_c)
         excess = max(0.0, square * len(r) / 4 / code.dot**2 - 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import vecstore
 from vecstore import clustering, directory, write
 from vecstore.collection import Collection
 
-
+E = TypeVar("E", bound=BaseException)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -52,6 +52,15 @@ def small_limits(
         patch.setattr(directory, "PAGE_CENTROIDS", max(2, pages // 2))
 
 
+def failure(call: Callable[[], Any], kind: type[E]) -> E | None:
+    """Call; return the error of this kind that was raised, or None."""
+    try:
+        call()
+    except kind as error:
+        return error
+    return None
+
+
 def make_store(path: Path) -> None:
     """A store with one collection "docs" of two rows, ids 1 and 2."""
     with sound_store(path) as store:
@@ -79,8 +88,7 @@ def python(code: str, *args: Any, **options: Any) -> subprocess.CompletedProcess
     options.setdefault("check", True)
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *(f"{arg}" for arg in args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=120,
         cwd=ROOT,

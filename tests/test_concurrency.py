@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from tests.store_checks import normal, small_limits, sound_store, start_python
+from tests.store_checks import failure, normal, small_limits, sound_store, start_python
 
 DIM = 6
 
@@ -25,37 +27,44 @@ def path(tmp_path: Path) -> Path:
 # --- threads ------------------------------------------------------------------------------------
 
 
+class Team:
+    """Threads, and what went wrong in them."""
+
+    def __init__(self, calls: Sequence[Callable[[], Any]]) -> None:
+        self.errors: list[BaseException] = []
+        self.threads = [threading.Thread(target=self.run, args=(call,)) for call in calls]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, call: Callable[[], Any]) -> None:
+        error = failure(call, BaseException)
+        if error is not None:
+            self.errors.append(error)
+
+    def join(self) -> list[BaseException]:
+        for thread in self.threads:
+            thread.join(120)
+            assert not thread.is_alive(), "a thread hangs"
+        return self.errors
+
+
 def test_threads_that_create_the_same_collection(path: Path) -> None:
     with sound_store(path) as store:
+
+        def make(name: str, own: int, barrier: threading.Barrier) -> None:
+            barrier.wait()
+            store.collection(name, dim=2).upsert([own], np.ones((1, 2)))
+
         for number in range(10):
-            barrier = threading.Barrier(6)
-            failed: list[BaseException] = []
-
-            def make(own: int, name: str = f"c{number}", barrier: Any = barrier) -> None:
-                barrier.wait()
-                try:
-                    store.collection(name, dim=2).upsert([own], np.ones((1, 2)))
-                except BaseException as error:
-                    failed.append(error)
-
-            run_threads([lambda own=own: make(own) for own in range(6)])
-            assert failed == []
-            assert store.collection(f"c{number}").count() == 6
-
-
-def run_threads(calls: list[Any]) -> None:
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
+            name, barrier = f"c{number}", threading.Barrier(6)
+            calls = [functools.partial(make, name, own, barrier) for own in range(6)]
+            assert Team(calls).join() == []
+            assert store.collection(name).count() == 6
 
 
 def test_threads_query_while_one_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows 0 to 49 are always there, whatever is replaced, flushed and trained anew."""
     small_limits(monkeypatch)
-    failed: list[BaseException] = []
     done = threading.Event()
     with sound_store(path) as store:
         docs = store.collection("docs", dim=DIM)
@@ -63,19 +72,16 @@ def test_threads_query_while_one_writes(path: Path, monkeypatch: pytest.MonkeyPa
 
         def read(own: int) -> None:
             queries = normal(40, DIM, seed=own)
-            try:
-                while not done.is_set():
-                    hits = docs.query(queries[0], k=1_000)
-                    assert {hit.id for hit in hits} >= set(range(50))
-                    assert len({hit.id for hit in hits}) == len(hits)
-                    assert None not in docs.get(range(50))
-                    result = docs.search(queries, k=20)
-                    assert (result.ids >= 0).all()
-                    assert (np.diff(result.distances) >= 0).all()
-                    assert docs.vectors(range(50)).shape == (50, DIM)
-                    docs.stats()
-            except BaseException as error:
-                failed.append(error)
+            while not done.is_set():
+                hits = docs.query(queries[0], k=1_000)
+                assert {hit.id for hit in hits} >= set(range(50))
+                assert len({hit.id for hit in hits}) == len(hits)
+                assert None not in docs.get(range(50))
+                result = docs.search(queries, k=20)
+                assert (result.ids >= 0).all()
+                assert (np.diff(result.distances) >= 0).all()
+                assert docs.vectors(range(50)).shape == (50, DIM)
+                docs.stats()
 
         def write() -> None:
             try:
@@ -84,46 +90,60 @@ def test_threads_query_while_one_writes(path: Path, monkeypatch: pytest.MonkeyPa
                     docs.upsert(range(n), normal(n, DIM, seed=step))
                     docs.upsert(range(100, 100 + n), normal(n, DIM, seed=step))
                     docs.delete(range(100, 100 + n, 2))
-            except BaseException as error:
-                failed.append(error)
             finally:
                 done.set()
 
-        run_threads([write, *(lambda own=own: read(own) for own in range(6))])
-        assert failed == []
+        readers = [functools.partial(read, own) for own in range(6)]
+        assert Team([write, *readers]).join() == []
 
 
 def test_close_while_threads_use_the_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_limits(monkeypatch)
     with sound_store(path) as store:
         store.collection("docs", dim=DIM).upsert(range(500), normal(500, DIM))
+
+    def use(docs: vecstore.Collection, own: int) -> None:
+        queries = normal(100, DIM, seed=own)
+        while True:
+            if own == 0:
+                docs.upsert([10_000], queries[:1])
+            docs.search(queries, k=10)
+            docs.query(queries[0], k=500)
+
     for round_number in range(5):
         store = vecstore.open(path)
         docs = store.collection("docs")
-        ended: list[BaseException] = []
-
-        def use(own: int, docs: Any = docs, ended: Any = ended) -> None:
-            queries = normal(100, DIM, seed=own)
-            try:
-                while True:
-                    if own == 0:
-                        docs.upsert([10_000], queries[:1])
-                    docs.search(queries, k=10)
-                    docs.query(queries[0], k=500)
-            except BaseException as error:
-                ended.append(error)
-
-        threads = [threading.Thread(target=use, args=(own,)) for own in range(4)]
-        for thread in threads:
-            thread.start()
+        team = Team([functools.partial(use, docs, own) for own in range(4)])
         time.sleep(0.02 * round_number)
         store.close()
-        for thread in threads:
-            thread.join(60)
-        assert {type(error) for error in ended} == {vecstore.StoreClosedError}
-        assert len(ended) == 4
+        assert [type(error) for error in team.join()] == [vecstore.StoreClosedError] * 4
     with vecstore.open(path) as store:
         assert store.check() == []
+
+
+def test_close_waits_for_running_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load that began before `close` ends well, and only then the lock is free."""
+    small_limits(monkeypatch)
+    store = vecstore.open(path)
+    docs = store.collection("docs", dim=DIM)
+    reached, released = threading.Event(), threading.Event()
+
+    def pause(stage: str, done: int, total: int) -> None:
+        reached.set()
+        assert released.wait(60)
+
+    load = Team([functools.partial(docs.load, normal(100, DIM), progress=pause)])
+    assert reached.wait(60)
+    close = Team([store.close])
+    while failure(docs.count, vecstore.StoreClosedError) is None:
+        time.sleep(0.001)
+    assert close.threads[0].is_alive()
+    with pytest.raises(vecstore.WriterLockedError):
+        vecstore.open(path)
+    released.set()
+    assert load.join() == close.join() == []
+    with sound_store(path) as again:
+        assert again.collection("docs").count() == 100
 
 
 # --- death --------------------------------------------------------------------------------------
@@ -133,7 +153,7 @@ VICTIM = """
 import sys
 import pytest
 import vecstore
-from tests.store_checks import normal, small_limits
+from tests.store_checks import failure, normal, small_limits
 
 small_limits(pytest.MonkeyPatch())
 store = vecstore.open(sys.argv[1])

@@ -222,6 +222,7 @@ def test_identical_rows(
 ) -> None:
     """More equal vectors than a posting may hold are all kept and all found."""
     small_limits(monkeypatch)
+    monkeypatch.setattr("vecstore.calibrate.QUERIES", 50)
     docs = store.collection("docs", dim=5, metric=metric)
     vectors = np.ones((1_200, 5), np.float32)
     vectors[1_000:] = normal(200, 5)
@@ -244,8 +245,7 @@ from tests.store_checks import normal, small_limits
 path, metric = sys.argv[1:]
 small_limits(pytest.MonkeyPatch())
 with vecstore.open(path) as store:
-    tiny = [1e-22, 1e-19] if metric == "cosine" else []  # other distances underflow with them
-    for scale in (1e-15, 1e-6, 1e6, 1e14, 1e15, 1e16, 1e18, *tiny):
+    for scale in (1e-22, 1e-19, 1e-15, 1e-6, 1e6, 1e14, 1e15, 1e16, 1e18):
         print(f"scale {scale:g}", flush=True)
         vectors = (normal(400, 16).astype(np.float64) * scale).astype(np.float32)
         queries = (normal(20, 16, seed=1).astype(np.float64) * scale).astype(np.float32)
@@ -255,6 +255,9 @@ with vecstore.open(path) as store:
         except vecstore.InvalidVectorError:
             continue
         hits = 0
+        if scale < 1e-16 and metric != "cosine":
+            docs.search(queries)  # distances underflow, which is no reason to fail
+            continue
         for query in queries:
             expected, exact = top_k(metric, query, vectors, 5)
             found = docs.query(query, k=5, recall=1.0)

@@ -3,7 +3,7 @@
 One pipeline serves the first bulk load, a later one, a flush of the row log and a retraining:
 rows that are stored already keep their numbers, new rows get theirs in posting order, so that
 rows that are reranked together share pages.  Input is read in blocks; beside it, a build holds
-some 40 bytes per row and one cell's rows.
+some 150 bytes per row and one cell's rows.
 
 Nothing here touches LMDB.  `Built` lists extents that are whole and synced; the caller
 publishes them in one transaction, or `Built.abandon` removes them.
@@ -110,10 +110,11 @@ class Built:
         """Map an extent that was just written."""
         return Extent(self.identity.folder, number, self.extents[number], self.identity.name)
 
-    def abandon(self) -> None:
-        """Remove the files."""
+    def abandon(self, keep: Callable[[int], bool] = lambda number: False) -> None:
+        """Remove the files, but those that `keep` names."""
         for number in self.extents:
-            extent_path(self.identity.folder, number).unlink(missing_ok=True)
+            if not keep(number):
+                extent_path(self.identity.folder, number).unlink(missing_ok=True)
 
 
 class Builder:
@@ -262,7 +263,11 @@ class Builder:
             block[place[inside] - start] = snapshot.log_vectors[:count][inside]
             return block
 
-        self._write_raw(built, first, total, take, ids, None)
+        try:
+            self._write_raw(built, first, total, take, ids, None)
+        except BaseException:
+            built.abandon()
+            raise
         return built
 
     def _view(self, centre: F32, signs: F32) -> I64:

@@ -18,6 +18,7 @@ from vecstore.config import Effort, Metric
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
+from vecstore.kernels.encode import exact_pairs
 from vecstore.layout import EffortRecord
 from vecstore.search import Searcher, effort_array
 from vecstore.snapshot import Snapshot
@@ -40,21 +41,27 @@ COST_RERANK_NS = 150.0
 """Measured on 577,568 x 128; only their ratios matter."""
 
 
-def exact_neighbours(rows: Rows, queries: F32, k: int) -> tuple[F32, I64]:
-    """Exact k nearest rows of prepared queries, by faiss over blocks of all rows."""
+def near_rows(rows: Rows, queries: F32, k: int) -> I64:
+    """Find the k rows nearest to each prepared query, by faiss over blocks of all rows.
+
+    faiss expands squares, so under l2 everything is centred first, and callers take some more
+    rows than they need and their exact distances.
+    """
     inner = rows.metric == Metric.IP
     metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
-    best_d = np.full((len(queries), 0), 0, np.float32)
-    best_i = np.full((len(queries), 0), 0, np.int64)
+    centre = queries.mean(axis=0) if rows.metric == Metric.L2 else np.float32(0.0)
+    centred = np.ascontiguousarray(queries - centre)
+    best_d = np.empty((len(queries), 0), np.float32)
+    best_i = np.empty((len(queries), 0), np.int64)
     for start, end in blocks(rows.n, rows.dim):
-        block = rows.take(np.arange(start, end))
-        d, i = faiss.knn(queries, block, min(k, end - start), metric=metric)
+        block = rows.take(np.arange(start, end)) - centre
+        d, i = faiss.knn(centred, block, min(k, end - start), metric=metric)
         best_d = np.concatenate([best_d, -d if inner else d], axis=1)
-        best_i = np.concatenate([best_i, i + start], axis=1)
+        best_i = np.concatenate([best_i, np.maximum(i, 0) + start], axis=1)
         order = np.argsort(best_d, axis=1, kind="stable")[:, :k]
         best_d = np.take_along_axis(best_d, order, 1)
         best_i = np.take_along_axis(best_i, order, 1)
-    return best_d, best_i
+    return best_i
 
 
 def _probe_counts(postings: int) -> list[int]:
@@ -65,21 +72,17 @@ def _probe_counts(postings: int) -> list[int]:
     return [*counts, min(postings, PROBES_MAX)]
 
 
-def _kth_distances(rows: Rows, queries: F32, picks: I64, truth: I64) -> F32:
-    """Distance of the last true neighbour of each query, itself left out, with some slack.
+def _kth_distances(rows: Rows, queries: F32, picks: I64, wanted: int) -> F32:
+    """Distance of the last true neighbour of each query, itself left out.
 
-    Rows at equal distance are equally right, so recall is counted by distance.
+    It is computed by the kernel that searches use, so rows at equal distance count alike.
     """
-    others = truth != picks[:, None]
-    kth = np.array([near[keep][:K][-1] for near, keep in zip(truth, others, strict=True)])
-    prepared = normalised(queries, rows.metric)
-    last = rows.take(kth)
-    if rows.metric == Metric.L2:
-        distance = np.square(prepared - last).sum(axis=1)
-    else:
-        distance = -np.einsum("ij,ij->i", prepared, last)
-        distance += 1.0 if rows.metric == Metric.COSINE else 0.0
-    return np.asarray(distance + 1e-5 * np.abs(distance) + 1e-6, np.float32)
+    near = near_rows(rows, normalised(queries, rows.metric), min(rows.n, 2 * (wanted + 1)))
+    distances = np.empty(near.shape, np.float32)
+    exact_pairs(rows.metric, queries, rows.stored_addresses[near], distances)
+    distances[near == picks[:, None]] = np.inf
+    kth: F32 = np.sort(distances, axis=1)[:, wanted - 1]
+    return kth
 
 
 def measure(
@@ -100,10 +103,9 @@ def measure(
     if wanted < 1:
         return []
     progress("truth", 0, len(numbers))
-    truth = exact_neighbours(rows, rows.take(picks), K + 1)[1]
+    limits = _kth_distances(rows, queries, picks, wanted)
     progress("truth", len(numbers), len(numbers))
     own = numbers[picks]
-    limits = _kth_distances(rows, queries, picks, truth)
     measured: list[tuple[float, EffortRecord]] = []
     counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
     series = [(bound, spread) for bound in BOUNDS for spread in SPREADS]

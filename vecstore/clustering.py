@@ -2,7 +2,7 @@
 
 Arrays in and out; nothing here knows of storage.  The tree follows SPANN (NeurIPS 2021, section
 3.2.1): hierarchical clustering until a leaf holds few enough rows.  SPANN only encourages
-balance by a penalty; here a leaf over the limit is divided, so the limit holds.
+balance by a penalty; here a leaf over the limit is divided, so that few are over it.
 
 Sources of rows are read in blocks, so a memory map larger than RAM can be clustered.
 """
@@ -100,6 +100,7 @@ def kmeans(x: F32, k: int, seed: int, points: int) -> F32:
 def nearest(x: F32, centroids: F32, k: int = 1) -> tuple[F32, I64]:
     """Squared distances and ordinals of the k nearest centroids of each row."""
     distances, ordinals = faiss.knn(x, centroids, min(k, len(centroids)))
+    np.maximum(ordinals[:, 0], 0, out=ordinals[:, 0])  # faiss gives -1 where a distance overflows
     return distances, ordinals
 
 

@@ -42,7 +42,7 @@ AUTO = "rabitq1"
 
 def find_codec(name: str) -> Codec:
     """Return the codec called `name`, or what "auto" stands for."""
-    codec = CODECS.get(AUTO if name == "auto" else name)
+    codec = CODECS.get(AUTO if name == "auto" else name) if isinstance(name, str) else None
     if codec is None:
         known = ", ".join(repr(known) for known in ("auto", *CODECS))
         raise InvalidArgumentError(f"codec is {name!r}; use one of {known}.")

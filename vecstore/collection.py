@@ -13,6 +13,7 @@ from vecstore.config import K_MAX, Metric
 from vecstore.errors import (
     FilterError,
     InvalidArgumentError,
+    InvalidVectorError,
     ReadOnlyError,
     TenantRequiredError,
 )
@@ -135,6 +136,8 @@ class Collection:
             Called as `progress(stage, done, total)`.
         """
         if ids is None:
+            if not hasattr(vectors, "__len__"):
+                raise InvalidVectorError(f"vectors is {vectors!r}; pass an array (n, {self._dim}).")
             ids = np.arange(len(vectors), dtype=np.int64)
         self._put(ids, vectors, metadata, documents, False, progress or silent)
 
@@ -182,7 +185,7 @@ class Collection:
         """
         self._refuse_read_only()
         if where is not None:
-            if where == {}:
+            if type(where) is dict and not where:
                 raise FilterError("delete with an empty where would delete all; name ids.")
             _refuse_filter(where)
         if ids is None:
@@ -217,7 +220,7 @@ class Collection:
         ------
         InvalidVectorError, InvalidArgumentError, FilterError, CorruptionError
         """
-        if where:
+        if where is not None:
             _refuse_filter(where)
         if include != ("metadata",):
             include = _parse_include(include)
@@ -242,7 +245,7 @@ class Collection:
         Result
             ids (n, k) and distances (n, k), padded with -1 or None and +inf.
         """
-        if where:
+        if where is not None:
             _refuse_filter(where)
         k = parse_k(k)
         queries = parse_queries(vectors, self._dim, self.name, False)
@@ -276,14 +279,15 @@ class Collection:
 
     def count(self, where: Any = None) -> int:
         """Count live rows."""
-        if where:
+        if where is not None:
             _refuse_filter(where)
         return self._reader.newest().state.live_rows
 
     def stats(self) -> dict[str, Any]:
         """Describe size, shape and calibration; see the README for the fields."""
         with self._session:
-            return collection_stats(self._reader.newest())
+            stats = collection_stats(self._reader.newest())
+        return {**stats, "maintenance": self._writer.behind or "up to date"}
 
     def tenant(self, *names: str) -> Any:
         """Raise: this collection has no tenants."""
@@ -305,6 +309,9 @@ class Collection:
 
 
 def _refuse_filter(where: Any) -> None:
+    """Raise for any filter but the empty one, which filters nothing."""
+    if type(where) is dict and not where:
+        return
     raise FilterError(
         f"where is {where!r}; this version has no metadata filters. Filter the hits, or keep "
         f"one collection per label."
@@ -318,7 +325,7 @@ def _parse_include(include: Any) -> tuple[str, ...]:
         )
     parts = tuple(include)
     for part in parts:
-        if part not in _INCLUDABLE:
+        if not isinstance(part, str) or part not in _INCLUDABLE:
             raise InvalidArgumentError(
                 f"include has {part!r}; choose out of {sorted(_INCLUDABLE)}."
             )

@@ -32,7 +32,10 @@ LOG_ROWS_MAX: Final = 4_096
 """The row log is flushed to extents when it holds more than this, or ...."""
 
 LOG_INDEXED_FRACTION: Final = 1 / 64
-"""... this fraction of the indexed rows, whichever is more."""
+"""... this fraction of the indexed rows, whichever is more, but never more than ..."""
+
+LOG_BYTES_MAX: Final = 32 << 20
+"""... these bytes of vectors (and at least `CHUNK_ROWS` rows)."""
 
 FRAGMENTS_MAX: Final = 24
 """Posting extents of one collection before the index is trained anew."""
@@ -62,6 +65,12 @@ CHANGES_KEPT: Final = 1_024
 """Change records kept for readers that are behind; older readers load the state whole."""
 
 RECALL_DEFAULT: Final = 0.95
+
+SQUARE_MAX: Final = 1e36
+"""Squared length of a vector at most, so that no float32 distance or factor overflows."""
+
+SQUARE_MIN: Final = 1.2e-38
+"""Squared length below which a vector has no direction in float32 (it is denormal)."""
 
 
 class Metric(IntEnum):

@@ -55,7 +55,7 @@ class ExtentSet:
         self._make_runs(old)
 
     def of_kind(self, kind: ExtentKind) -> list[Extent]:
-        """ExtentSet of one kind, by first row and number."""
+        """Extents of one kind, by first row and number."""
         found = [extent for extent in self.mapped.values() if extent.kind == kind]
         return sorted(found, key=lambda extent: (extent.first_row, extent.number))
 
@@ -94,7 +94,7 @@ class ExtentSet:
             old.remember_checks()
         known = {} if old is None else {p.extent.number: p for p in old.postings}
         self.postings: list[PostingRuns] = [
-            known.get(extent.number) or PostingRuns(extent)
+            known.get(extent.number) or PostingRuns(extent, self.block_bytes)
             for extent in self.of_kind(ExtentKind.POSTINGS)
         ]
         directories = self.of_kind(ExtentKind.DIRECTORY)
@@ -173,7 +173,7 @@ class ExtentSet:
 
     def row_ids(self, row: int) -> RowIds:
         """Ids of the extent that holds a row."""
-        place = max(0, bisect_right(self.raw_firsts, row) - 1)
+        place = bisect_right(self.raw_firsts, row) - 1
         ids = self._ids[place]
         if ids is None:
             ids = self._ids[place] = RowIds(self.raws[place])

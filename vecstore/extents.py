@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from vecstore.layout import HEADER_DTYPE, PAGE, ExtentKind, Section
 from vecstore.storage import disk_errors, sync_folder
 
 _BUFFER_BYTES = 4 << 20
+_MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""A map need not keep its file open; before Python 3.13 it does."""
 
 
 def extent_path(folder: Path, number: int) -> Path:
@@ -35,7 +38,10 @@ def extent_path(folder: Path, number: int) -> Path:
 
 
 class ExtentWriter:
-    """Writes one extent, section after section; nothing counts until `finish`."""
+    """Writes one extent, section after section; nothing counts until `finish`.
+
+    A file of this number can only be left over from a call that failed, and is overwritten.
+    """
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class ExtentWriter:
         self._section_start = 0
         self._sum: Any = None
         with disk_errors(self._path):
-            self._file = open(self._path, "xb", buffering=_BUFFER_BYTES)  # noqa: SIM115
+            self._file = open(self._path, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115
             self._put(bytes(PAGE))
 
     def _put(self, data: Any) -> None:
@@ -77,6 +83,12 @@ class ExtentWriter:
         """Write zeros up to the next multiple of `to` bytes from the start of the section."""
         place = self._offset - self._section_start
         self._put(bytes(layout.align(place, to) - place))
+
+    def pad_to(self, place: int) -> None:
+        """Write zeros up to a place in the section."""
+        gap = place - (self._offset - self._section_start)
+        assert gap >= 0, "a section is written from front to back"
+        self._put(bytes(gap))
 
     def begin(self, section: Section) -> None:
         """Start a section; pages for bulk sections, 64 bytes for others."""
@@ -159,18 +171,17 @@ class Extent:
         self.count = record.count
         self._collection = collection
         path = extent_path(folder, number)
-        with open(path, "rb") as file:
+        with disk_errors(path), open(path, "rb") as file:
             length = os.fstat(file.fileno()).st_size
             if length != record.bytes:
                 raise self.corrupt(
                     f"{path} has {length} bytes instead of {record.bytes}; restore a backup."
                 )
-            self._map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+            self._map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, **_MAP_OPTIONS)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._sections: dict[int, Any] = {}
         self._checked: set[int] = set()
         self._read_header(path)
-        self._row_page_sums: NDArray[np.uint64] | None = None
 
     def corrupt(self, message: str, node: int | None = None) -> CorruptionError:
         """Build the error for damage found in this extent."""
@@ -234,3 +245,12 @@ def remove_orphans(folder: Path, named: set[int]) -> list[int]:
             entry.unlink()
             removed.append(int(number))
     return sorted(removed)
+
+
+def folder_bytes(folder: Path) -> list[int]:
+    """Sizes of all extent files; one that is removed meanwhile is left out."""
+    sizes = []
+    for entry in folder.iterdir():
+        with suppress(FileNotFoundError):
+            sizes.append(entry.stat().st_size)
+    return sizes

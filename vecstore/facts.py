@@ -21,7 +21,7 @@ from vecstore.config import CHANGES_KEPT
 from vecstore.extent_set import Identity
 from vecstore.inputs import Ids
 from vecstore.layout import ChangeRecord, ExtentRecord, Kind
-from vecstore.snapshot import read_state
+from vecstore.snapshot import read_state, refuse_dropped
 
 
 class Edit:
@@ -36,6 +36,7 @@ class Edit:
     def __init__(self, transaction: lmdb.Transaction, identity: Identity) -> None:
         self.transaction = transaction
         self.collection = identity.record.number
+        refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
         self._dead: list[int] = []
         self._extents_changed = False
@@ -67,13 +68,17 @@ class Edit:
         documents: Sequence[str | None] | None,
     ) -> None:
         """Store metadata and documents of new rows, in any order of rows."""
-        for kind, values in ((Kind.METADATA, metadata), (Kind.DOCUMENT, documents)):
+        facts: tuple[tuple[Kind, Any], ...] = (
+            (Kind.METADATA, metadata),
+            (Kind.DOCUMENT, documents),
+        )
+        for kind, values in facts:
             if values is None:
                 continue
             pairs = [
                 (
                     layout.key_u32(self.collection, kind, row),
-                    layout.pack(value) if kind == Kind.METADATA else str(value).encode(),
+                    layout.pack(value) if kind == Kind.METADATA else value.encode(),
                 )
                 for row, value in zip(rows, values, strict=True)
                 if value is not None

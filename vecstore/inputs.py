@@ -15,6 +15,8 @@ from vecstore.config import (
     ID_BYTES_MAX,
     INT_ID_MAX,
     K_MAX,
+    SQUARE_MAX,
+    SQUARE_MIN,
     Metric,
 )
 from vecstore.errors import DuplicateIdError, InvalidArgumentError, InvalidVectorError
@@ -48,6 +50,11 @@ class Ids:
     def plain(self) -> list[Any]:
         """Ids as Python objects."""
         return self.values.tolist() if isinstance(self.values, np.ndarray) else self.values
+
+    def one(self, place: int) -> int | str:
+        """Id at a place, as a Python object."""
+        value = self.values[place]
+        return value if isinstance(value, str) else int(value)
 
     def pieces(self) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
         """Places and encoded ids in the order of keys, some at a time."""
@@ -111,7 +118,11 @@ def parse_ids(ids: Any) -> Ids:
         if len(wrong):
             _check_id(ids[wrong[0]], int(wrong[0]))
         return Ids(ids.astype(np.int64), False, True)
-    if ids is None or isinstance(ids, (bytes, float, bool, dict)) or not hasattr(ids, "__iter__"):
+    if (
+        ids is None
+        or isinstance(ids, (bytes, bytearray, float, bool, dict))
+        or not hasattr(ids, "__iter__")
+    ):
         _check_id(ids, 0)
     values = [_check_id(value, place) for place, value in enumerate(ids)]
     kinds = {type(value) for value in values}
@@ -127,7 +138,7 @@ def check_id_kind(ids: Ids, int_ids: bool | None, collection: str) -> None:
     if int_ids is not None and len(ids) and ids.is_int != int_ids:
         have, given = ("int", "str") if int_ids else ("str", "int")
         raise InvalidArgumentError(
-            f"Collection {collection!r} has {have} ids; got {given} ids ({ids.plain()[0]!r})."
+            f"Collection {collection!r} has {have} ids; got {given} ids ({ids.one(0)!r})."
         )
 
 
@@ -157,6 +168,8 @@ def as_array(vectors: Any, dim: int, collection: str, scalar: bool) -> Any:
 
     A memory map stays one: values are looked at by `check_values`, in blocks.
     """
+    if isinstance(vectors, np.ma.MaskedArray):
+        raise InvalidVectorError("vectors is a masked array; fill its gaps first.")
     if isinstance(vectors, np.ndarray):
         array = vectors
     else:
@@ -186,25 +199,26 @@ def as_array(vectors: Any, dim: int, collection: str, scalar: bool) -> Any:
     return array
 
 
-def check_values(array: Any, metric: int) -> None:
+def check_values(array: Any, metric: int, what: str = "Vector") -> None:
     """Refuse NaN, infinity, overflow of float32 and, under cosine, zero vectors; names the row."""
     step = max(1, _CHECK_BYTES // max(1, 4 * array.shape[1]))
     for start in range(0, len(array), step):
         with np.errstate(over="ignore"):
             block = np.asarray(array[start : start + step], np.float32)
             squares = np.einsum("ij,ij->i", block, block)
-        wrong = np.flatnonzero(~np.isfinite(squares))
+        tail = "; nothing was written." if what == "Vector" else "."
+        wrong = np.flatnonzero(~(squares <= SQUARE_MAX))
         if len(wrong):
             row = start + int(wrong[0])
             values = np.asarray(array[row], np.float64)
             odd = values[~np.isfinite(values)]
-            what = f"contains {odd[0]}" if len(odd) else "is too long for float32"
-            raise InvalidVectorError(f"Vector in row {row} {what}; nothing was written.")
-        if metric == Metric.COSINE and not squares.all():
-            row = start + int(np.flatnonzero(squares == 0)[0])
+            why = f"contains {odd[0]}" if len(odd) else "is too long for float32 distances"
+            raise InvalidVectorError(f"{what} in row {row} {why}{tail}")
+        short = np.flatnonzero(squares < SQUARE_MIN)
+        if metric == Metric.COSINE and len(short):
             raise InvalidVectorError(
-                f"Vector in row {row} has length zero; cosine distance needs a direction. "
-                f"Nothing was written."
+                f"{what} in row {start + int(short[0])} has length zero in float32; cosine "
+                f"distance needs a direction{tail}"
             )
 
 
@@ -261,9 +275,10 @@ def parse_name(name: Any) -> str:
 
 
 def _check_json(value: Any, row: int, depth: int) -> None:
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if value is None or kind is bool:
         return
-    if isinstance(value, str):
+    if kind is str:
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -271,19 +286,19 @@ def _check_json(value: Any, row: int, depth: int) -> None:
                 f"Metadata of row {row} has a str that is not valid Unicode."
             ) from None
         return
-    if isinstance(value, int):
+    if kind is int:
         if not -(2**63) <= value < 2**64:
             raise InvalidArgumentError(
                 f"Metadata of row {row} has the int {value}; use at most 64 bits, or a str."
             )
         return
-    if isinstance(value, float):
+    if kind is float:
         if not math.isfinite(value):
             raise InvalidArgumentError(
                 f"Metadata of row {row} has the float {value}, which JSON lacks; use None."
             )
         return
-    if depth >= _METADATA_DEPTH_MAX:
+    if isinstance(value, (list, dict)) and depth >= _METADATA_DEPTH_MAX:
         raise InvalidArgumentError(
             f"Metadata of row {row} is nested deeper than {_METADATA_DEPTH_MAX} levels."
         )
@@ -293,7 +308,7 @@ def _check_json(value: Any, row: int, depth: int) -> None:
         return
     if isinstance(value, dict):
         for key, item in value.items():
-            if not isinstance(key, str):
+            if type(key) is not str:
                 raise InvalidArgumentError(
                     f"Metadata of row {row} has the key {key!r}; keys are str."
                 )

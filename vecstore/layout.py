@@ -40,9 +40,6 @@ SECTION_ALIGN: Final = 64
 NO_ROW: Final = 0xFFFF_FFFF
 """Marks an empty place in a block."""
 
-EMPTY_F_ADD: Final = np.float32(1e30)
-"""Additive factor of an empty place: no threshold reaches it."""
-
 
 class Kind(IntEnum):
     """Second field of every LMDB key."""

@@ -150,7 +150,7 @@ def write_postings(
                 start = int(offsets[run]) - base
                 data = piece[start : start + int(sizes[run])]
                 runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)
-            writer.pad(PAGE)
+            writer.pad_to(base)
             writer.write(piece)
             begin = end
         writer.end()
@@ -164,12 +164,12 @@ def write_postings(
 class PostingRuns:
     """The runs of one mapped postings extent."""
 
-    def __init__(self, extent: Extent) -> None:
+    def __init__(self, extent: Extent, block_bytes: int) -> None:
         self.extent = extent
         self.runs = extent.array(Section.RUNS, RUN_DTYPE)
         self.address = extent.address(Section.BLOCKS)
         blocks = extent.array(Section.BLOCKS, np.uint8)
-        ends = self.runs["offset"] + self.runs["blocks"].astype(np.uint64)
+        ends = self.runs["offset"] + self.runs["blocks"].astype(np.uint64) * np.uint64(block_bytes)
         if len(self.runs) and int(ends.max()) > blocks.nbytes:
             raise extent.corrupt(f"Extent {extent.number} names a run beyond its end.")
         self.checked = np.zeros(len(self.runs), np.bool_)

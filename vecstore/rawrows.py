@@ -117,6 +117,13 @@ class RowIds:
         start = self._places[place - 1] if place else 0
         return str(self._text[start : self._places[place]], "utf8")
 
+    def several(self, rows: list[int]) -> list[int | str]:
+        """Ids of a few rows."""
+        if self._numbers is None:
+            return [self.one(row) for row in rows]
+        places, first = self._places, self.first_row
+        return [places[row - first] for row in rows]
+
     def many(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64, or object for str ids."""
         if self._numbers is not None:

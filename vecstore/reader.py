@@ -6,11 +6,15 @@ only what that one committed state holds.
 
 from __future__ import annotations
 
+import struct
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
 
 import lmdb
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,9 +22,7 @@ from vecstore import layout
 from vecstore.calibrate import choose_effort
 from vecstore.config import RECALL_DEFAULT
 from vecstore.errors import (
-    CollectionNotFoundError,
     CorruptionError,
-    InvalidVectorError,
     UnknownIdError,
 )
 from vecstore.extent_set import Identity
@@ -30,10 +32,26 @@ from vecstore.layout import NO_ROW, TENANT_NONE, Kind
 from vecstore.results import Hit, Result
 from vecstore.search import Searcher, effort_array
 from vecstore.session import Session
-from vecstore.snapshot import Snapshot, take_snapshot
+from vecstore.snapshot import Snapshot, refuse_dropped, take_snapshot
+from vecstore.storage import explain
 
+F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]
 _SNAPSHOT_TRIES = 20
+_EFFORTS_MAX = 64
+
+
+def _typed(verb: F) -> F:
+    """Let failures of LMDB and bytes that do not decode leave a verb as typed errors."""
+
+    @wraps(verb)
+    def guarded(self: Reader, *args: Any) -> Any:
+        try:
+            return verb(self, *args)
+        except (lmdb.Error, msgspec.DecodeError, struct.error) as error:
+            raise explain(error, self._session.environment.path) from error
+
+    return guarded  # type: ignore[return-value]
 
 
 class Reader:
@@ -48,8 +66,8 @@ class Reader:
         self._searcher = searcher
         self._refresh = threading.Lock()
         self._last: Snapshot | None = None
-        self._efforts: dict[tuple[float | None, int], NDArray[np.float64]] = {}
 
+    @_typed
     def newest(self) -> Snapshot:
         """Return the newest committed snapshot."""
         with self._session as environment:
@@ -60,6 +78,7 @@ class Reader:
             finally:
                 transaction.abort()
 
+    @_typed
     def nearest(
         self, query: F32, k: int, recall: float | None, include: Sequence[str]
     ) -> list[Hit]:
@@ -78,6 +97,7 @@ class Reader:
             finally:
                 transaction.abort()
 
+    @_typed
     def nearest_many(self, queries: F32, k: int, recall: float | None) -> Result:
         """Answer queries (n, dim) on all cores."""
         with self._session as environment:
@@ -99,6 +119,7 @@ class Reader:
                 self._check_queries(queries)
             return Result(snapshot.ids_of(rows.ravel()).reshape(shape), distances)
 
+    @_typed
     def fetch(self, ids: Ids) -> list[Hit | None]:
         """Rows by id, with metadata and document."""
         with self._session as environment:
@@ -121,6 +142,7 @@ class Reader:
             finally:
                 transaction.abort()
 
+    @_typed
     def fetch_vectors(self, ids: Ids) -> F32:
         """Raw vectors by id, float32 (n, dim)."""
         with self._session as environment:
@@ -152,52 +174,52 @@ class Reader:
         last = self._last
         if last is not None and last.transaction == transaction.id():
             return last, transaction
+        missing = ""
         with self._refresh:
             for _ in range(_SNAPSHOT_TRIES):
                 last = self._last
-                try:
-                    self._refuse_dropped(transaction)
-                    if last is not None and last.transaction > transaction.id():
-                        raise FileNotFoundError
-                    if last is None or last.transaction != transaction.id():
-                        self._last = last = take_snapshot(self._identity, transaction, last)
-                        self._efforts = {}
-                    return last, transaction
-                except FileNotFoundError as error:
-                    missing = error
-                    transaction.abort()
-                    transaction = self._session.environment.read()
+                if last is None or last.transaction <= transaction.id():
+                    try:
+                        refuse_dropped(transaction, self._identity)
+                        if last is None or last.transaction != transaction.id():
+                            last = take_snapshot(self._identity, transaction, last)
+                            self._last = last
+                        return last, transaction
+                    except FileNotFoundError as error:
+                        missing = str(error.filename)
+                    except BaseException:
+                        transaction.abort()
+                        raise
+                transaction.abort()
+                transaction = self._session.environment.read()
+        transaction.abort()
         raise CorruptionError(
-            f"Collection {self._name!r} names an extent that is missing ({missing.filename}); "
+            f"Collection {self._name!r} names an extent that is missing ({missing}); "
             f"restore a backup.",
             collection=self._name,
+            extent=int(Path(missing).stem),
         )
 
-    def _refuse_dropped(self, transaction: lmdb.Transaction) -> None:
-        key = layout.key(0, Kind.CATALOGUE, self._name.encode())
-        raw = transaction.get(key)
-        if raw is None or layout.unpack(raw, type=layout.CollectionRecord).number != self._number:
-            raise CollectionNotFoundError(f"Collection {self._name!r} was dropped.")
-
     def _effort(self, snapshot: Snapshot, recall: float | None, k: int) -> NDArray[np.float64]:
-        effort = self._efforts.get((recall, k))
+        """Effort for a recall, remembered with the snapshot."""
+        if type(recall) is not float:
+            recall = parse_recall(recall)
+        effort = snapshot.efforts.get((recall, k))
         if effort is None:
             target = parse_recall(recall)
             chosen = choose_effort(
                 snapshot.state.calibration, RECALL_DEFAULT if target is None else target, k
             )
-            effort = effort_array(chosen, snapshot)
-            self._efforts[(recall, k)] = effort
+            if len(snapshot.efforts) >= _EFFORTS_MAX:
+                snapshot.efforts.clear()
+            effort = snapshot.efforts[(recall, k)] = effort_array(chosen, snapshot)
         return effort
 
     # --- rows ------------------------------------------------------------------------------
 
-    def _check_queries(self, queries: NDArray[np.float32]) -> None:
+    def _check_queries(self, queries: F32) -> None:
         """Hold queries to the same rules when there is nothing to search."""
-        try:
-            check_values(queries, self._identity.record.metric)
-        except InvalidVectorError as error:
-            raise InvalidVectorError(str(error).replace("; nothing was written", "")) from None
+        check_values(queries, self._identity.record.metric, "Query")
 
     def _hits(
         self,

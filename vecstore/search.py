@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from vecstore.kernels import view as v
 from vecstore.kernels.intrinsics import PLANES
 from vecstore.kernels.rows import rows_intact
 from vecstore.kernels.search import search_many
-from vecstore.layout import NO_ROW, padded_dim
+from vecstore.layout import padded_dim
 from vecstore.snapshot import Snapshot
 
 F32 = NDArray[np.float32]
@@ -70,7 +69,7 @@ def describe_bad_query(code: int) -> InvalidVectorError:
     """Error for the status that a kernel gave."""
     if code % 2:
         return InvalidVectorError(
-            f"Query {code // 2} has length zero; cosine distance needs a direction."
+            f"Query {code // 2} has length zero in float32; cosine distance needs a direction."
         )
     return InvalidVectorError(
         f"Query {code // 2} is not finite (NaN, infinity, or too long for float32)."
@@ -182,11 +181,6 @@ class Searcher:
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
-
-
-def found(rows: U32) -> Any:
-    """Mask of the places that hold an answer."""
-    return rows != np.uint32(NO_ROW)
 
 
 assert POSTING_ROWS_MAX <= _ESTIMATES_MAX

@@ -5,8 +5,45 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
-from vecstore.errors import StoreClosedError
+from vecstore.errors import InvalidArgumentError, StoreClosedError
 from vecstore.storage import Environment
+
+
+class WriteLock:
+    """One write at a time, and none from within another (a progress callback might try)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take the lock; False when it is taken and `blocking` is not asked for."""
+        if self._owner == threading.get_ident():
+            raise InvalidArgumentError(
+                "A write was called from within a write of the same store (a progress callback?)."
+            )
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self._owner = threading.get_ident()
+        return taken
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._owner = None
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        """Take the lock."""
+        self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the lock back."""
+        self.release()
 
 
 class Session:
@@ -18,7 +55,7 @@ class Session:
     def __init__(self, environment: Environment, writable: bool) -> None:
         self.environment = environment
         self.writable = writable
-        self.write_lock = threading.RLock()
+        self.write_lock = WriteLock()
         self._state = threading.Condition()
         self._calls = 0
         self._closing = False
@@ -55,6 +92,10 @@ class Session:
 
     def close(self) -> bool:
         """Refuse new calls and wait for running ones; False when it was closed already."""
+        if getattr(self._own, "depth", 0):
+            raise InvalidArgumentError(
+                "close was called from within a call of the same store (a progress callback?)."
+            )
         with self._state:
             if self._closing:
                 return False

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.codecs import find_codec
 from vecstore.config import CHUNK_ROWS
+from vecstore.errors import CollectionNotFoundError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.kernels import view as v
 from vecstore.layout import ChangeRecord, Kind, StateRecord
@@ -42,6 +43,8 @@ class Snapshot:
         What kernels take; valid as long as the snapshot is referenced.
     arrays : tuple
         What the view points to beside the rest.
+    efforts : dict
+        Efforts chosen so far, by recall and k.
     """
 
     identity: Identity
@@ -54,6 +57,7 @@ class Snapshot:
     log_vectors: NDArray[np.float32]
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
+    efforts: dict[Any, NDArray[np.float64]] = field(repr=False, default_factory=dict)
 
     def id_of(self, row: int) -> int | str:
         """Id of a live row."""
@@ -65,11 +69,12 @@ class Snapshot:
 
     def id_list(self, rows: list[int]) -> list[int | str]:
         """Ids of live rows."""
-        log_first = self.state.log_first
-        extents = self.extents
-        return [
-            self.id_of(row) if row >= log_first else extents.row_ids(row).one(row) for row in rows
-        ]
+        lowest, highest = min(rows), max(rows)
+        if highest < self.state.log_first:
+            ids = self.extents.row_ids(lowest)
+            if highest < ids.end_row:
+                return ids.several(rows)
+        return [self.id_of(row) for row in rows]
 
     def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64 with -1 for NO_ROW, or object with None."""
@@ -131,6 +136,16 @@ def scan(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, 
             if not raw_key.startswith(prefix):
                 return
             yield raw_key, bytes(value)
+
+
+def refuse_dropped(transaction: lmdb.Transaction, identity: Identity) -> None:
+    """Raise when the collection was dropped, or another has its name by now."""
+    raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()))
+    record = None if raw is None else layout.unpack(raw, type=layout.CollectionRecord)
+    if record is None or record.number != identity.record.number:
+        raise CollectionNotFoundError(
+            f"Collection {identity.name!r} was dropped; get it anew from the store."
+        )
 
 
 def read_state(transaction: lmdb.Transaction, collection: int) -> StateRecord:

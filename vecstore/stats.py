@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.config import POSTING_ROWS_MAX
 from vecstore.layout import ExtentKind
 from vecstore.snapshot import Snapshot
 
@@ -15,18 +16,19 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
     """Describe a snapshot.
 
     ``ram_bytes`` counts the collection's own tables and fresh rows; maps of files are not in it.
+    ``overfull_postings`` counts those over the limit, until the next training divides them.
     ``disk_bytes`` counts its extents and its row log; ids and metadata of all collections share
     one LMDB file, which `Store.stats` reports.
     """
     extents = snapshot.extents
     state = snapshot.state
     stored = sum(extent.count for extent in extents.raws)
-    rows = (
-        np.concatenate([part.runs["rows"] for part in extents.postings])
-        if extents.postings
-        else np.empty(0, np.uint32)
-    )
     directory = extents.directory
+    sizes = np.zeros(0 if directory is None else len(directory.postings), np.int64)
+    for part in extents.postings:
+        if directory is not None:
+            places = np.searchsorted(directory.postings, part.runs["posting"])
+            np.add.at(sizes, places, part.runs["rows"])
     tables: tuple[NDArray[Any], ...] = (
         extents.chunk_address,
         extents.chunk_order,
@@ -43,9 +45,10 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
         "rows": state.live_rows,
         "dead_rows": stored + snapshot.log_count - state.live_rows,
         "postings": 0 if directory is None else len(directory.postings),
-        "posting_entries": int(rows.sum()),
-        "posting_rows_p99": float(np.percentile(rows, 99)) if len(rows) else 0.0,
-        "posting_rows_cv": float(rows.std() / rows.mean()) if len(rows) else 0.0,
+        "posting_entries": int(sizes.sum()),
+        "posting_rows_p99": float(np.percentile(sizes, 99)) if len(sizes) else 0.0,
+        "posting_rows_cv": float(sizes.std() / sizes.mean()) if len(sizes) else 0.0,
+        "overfull_postings": int((sizes > POSTING_ROWS_MAX).sum()),
         "tree_nodes": 0 if directory is None else len(directory.supers),
         "tenants": 0,
         "disk_bytes": sum(record.bytes for record in extents.records.values())

@@ -15,14 +15,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
+import subprocess
+import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lmdb
+import msgspec
 
 from vecstore import layout
 from vecstore.config import MAP_BYTES, MAP_BYTES_MIN, READERS_MAX
@@ -39,9 +43,63 @@ from vecstore.errors import (
     VecstoreError,
     WriterLockedError,
 )
+from vecstore.layout import Kind
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_SPARE_TRANSACTIONS = 64
+_DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.PanicError,
+    msgspec.DecodeError,
+    struct.error,
+)
+_FACTS_FILE = "data.mdb"
+_WALK = """
+import sys, lmdb
+with lmdb.open(sys.argv[1], readonly=True, lock=False, lib_version=0) as facts:
+    with facts.begin() as transaction:
+        for key, value in transaction.cursor():
+            pass
+"""
+
+
+def explain(error: Exception, path: Path) -> VecstoreError:
+    """Build the typed error for a failure of LMDB, of the file system or of stored bytes."""
+    text = str(error)
+    if isinstance(error, VecstoreError):
+        return error
+    if isinstance(error, lmdb.MapFullError):
+        return DiskFullError(
+            f"The facts of {path} have outgrown their address range; reopen the store on a "
+            f"system that grants a larger one (ulimit -v)."
+        )
+    if isinstance(error, _DAMAGE):
+        return CorruptionError(f"The facts of {path} are damaged ({text}); restore a backup.")
+    if isinstance(error, lmdb.ReadersFullError):
+        return VecstoreError(
+            f"{path} has {READERS_MAX} readers already; close some processes or threads."
+        )
+    if isinstance(error, lmdb.Error):
+        # LMDB reports a write that was cut short as an I/O error.
+        if any(os.strerror(code) in text for code in (*_FULL, errno.EIO)):
+            return DiskFullError(
+                f"No room to write to {path}, or its device fails ({text}); nothing of the call "
+                f"was stored."
+            )
+        return VecstoreError(f"LMDB failed on {path}: {text}.")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return DiskFullError(
+            f"No room to write to {path} ({os.strerror(error.errno or 0)}); free some space "
+            f"and repeat the call: nothing of it was stored."
+        )
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return VecstoreError(
+            f"The process may open no more files, of which {path} needs one per extent; "
+            f"raise the limit (ulimit -n)."
+        )
+    return VecstoreError(f"{path} cannot be used: {text}.")
 
 
 @contextmanager
@@ -49,43 +107,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn failures of LMDB and of the file system into typed errors that name `path`."""
     try:
         yield
-    except lmdb.MapFullError as error:
-        raise DiskFullError(
-            f"The facts of {path} have outgrown their address range; reopen the store on a "
-            f"system that grants a larger one (ulimit -v)."
-        ) from error
-    except (
-        lmdb.CorruptedError,
-        lmdb.PageNotFoundError,
-        lmdb.InvalidError,
-        lmdb.VersionMismatchError,
-        lmdb.PanicError,
-    ) as error:
-        raise CorruptionError(
-            f"The facts of {path} are damaged ({error}); restore a backup."
-        ) from error
-    except lmdb.ReadersFullError as error:
-        raise VecstoreError(
-            f"{path} has {READERS_MAX} readers already; close some processes or threads."
-        ) from error
-    except lmdb.Error as error:
-        if isinstance(error, lmdb.DiskError) or "No space left" in str(error):
-            raise DiskFullError(f"No room to write to {path}: {error}.") from error
-        raise VecstoreError(f"LMDB failed on {path}: {error}.") from error
-    except PermissionError as error:
+    except FileNotFoundError:
+        raise
+    except (lmdb.Error, OSError) as error:
         if isinstance(error, VecstoreError):
             raise
-        raise NotAStoreError(
-            f"{path} cannot be opened as a store ({error.strerror}: {error.filename}); "
-            f"run as its owner, or change its mode."
-        ) from error
-    except OSError as error:
-        if isinstance(error, VecstoreError) or error.errno not in _FULL:
-            raise
-        raise DiskFullError(
-            f"No room to write to {path} ({os.strerror(error.errno or 0)}); free some space "
-            f"and repeat the call: nothing of it was stored."
-        ) from error
+        raise explain(error, path) from error
 
 
 def sync_folder(path: Path) -> None:
@@ -118,13 +145,22 @@ def _read_marker(path: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """Lay out an empty store; the marker comes last, so that half a store is none."""
+    """Lay out an empty store; the marker comes last, so that half a store is none.
+
+    Facts are there before the marker: a marker without them means that they were lost.
+    """
     if path.exists() and (not path.is_dir() or any(_foreign(path))):
         _read_marker(path)
         return
     (path / layout.EXTENTS_NAME).mkdir(parents=True, exist_ok=True)
     (path / layout.FACTS_NAME).mkdir(exist_ok=True)
     if not (path / layout.MARKER_NAME).exists():
+        facts = lmdb.open(str(path / layout.FACTS_NAME), lib_version=0)
+        try:
+            with facts.begin(write=True) as transaction:
+                transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
+        finally:
+            facts.close()
         part = path / f"{layout.MARKER_NAME}.part"
         with open(part, "wb") as file:
             file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
@@ -156,8 +192,37 @@ class Environment:
         self.refuses_writes = ""
         self._users = 0
         self._lock_descriptor: int | None = None
-        self._env = self._open_lmdb()
+        self._unlock: Callable[[], Any] = lambda: None
+        self._refuse_lost_parts()
+        self._env: Any = self._open_lmdb()
         self._env.reader_check()
+        self._refuse_cut_facts()
+
+    def _refuse_lost_parts(self) -> None:
+        for part in (self.path / layout.FACTS_NAME / _FACTS_FILE, self.extents):
+            if not part.exists() or (part.is_file() and part.stat().st_size == 0):
+                raise CorruptionError(
+                    f"The store {self.path} has lost its {part.relative_to(self.path)}; "
+                    f"restore a backup of its facts and extents."
+                )
+
+    def _refuse_cut_facts(self) -> None:
+        """Notice a facts file that was cut short, before a page beyond its end is touched.
+
+        LMDB need not write the last pages it allocated, so a short file alone proves nothing:
+        another process walks all pages, and may die of it.
+        """
+        size = (self.path / layout.FACTS_NAME / _FACTS_FILE).stat().st_size
+        expected = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if size >= expected:
+            return
+        command = [sys.executable, "-c", _WALK, str(self.path / layout.FACTS_NAME)]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            self._env.close()
+            raise CorruptionError(
+                f"The facts of {self.path} are cut short ({size} bytes of {expected}); "
+                f"restore a backup."
+            )
 
     def _open_lmdb(self) -> lmdb.Environment:
         folder = self.path / layout.FACTS_NAME
@@ -170,7 +235,7 @@ class Environment:
                         str(folder),
                         map_size=size,
                         max_readers=READERS_MAX,
-                        max_spare_txns=_SPARE_TRANSACTIONS,
+                        max_spare_txns=0,  # a forked child would free the parent's slots
                         readonly=not writable,
                         create=writable,
                         lock=writable,
@@ -190,10 +255,18 @@ class Environment:
         if mode not in ("r", "w"):
             raise InvalidArgumentError(f"mode is {mode!r}; use 'r' or 'w'.")
         with cls._shared_lock:
-            with disk_errors(path):
-                if mode == "w":
-                    _create(path)
-                _read_marker(path)
+            try:
+                with disk_errors(path):
+                    if mode == "w":
+                        _create(path)
+                    _read_marker(path)
+            except (DiskFullError, StoreNotFoundError, NotAStoreError, FormatVersionError):
+                raise
+            except (OSError, VecstoreError, ValueError) as error:
+                raise NotAStoreError(
+                    f"{path} cannot be opened as a store ({error}); give the path of a directory "
+                    f"that this user may read."
+                ) from error
             lock = cls._lock_writer(path) if mode == "w" else None
             try:
                 stat = os.stat(path)
@@ -209,6 +282,7 @@ class Environment:
             shared._users += 1
             if lock is not None:
                 shared._lock_descriptor = lock
+                shared._unlock = weakref.finalize(shared, _unlock, lock)
                 shared.refuses_writes = ""
             return shared
 
@@ -227,11 +301,21 @@ class Environment:
             ) from error
         return descriptor
 
+    def has_writer(self) -> bool:
+        """Tell whether some process has the store open for writing."""
+        if self._lock_descriptor is not None:
+            return True
+        try:
+            os.close(self._lock_writer(self.path))
+        except (WriterLockedError, ReadOnlyError):
+            return True
+        return False
+
     def release(self, writer: bool) -> None:
         """Give the environment back; the last user closes it."""
         with self._shared_lock:
             if writer and self._lock_descriptor is not None:
-                os.close(self._lock_descriptor)
+                self._unlock()
                 self._lock_descriptor = None
             self._users -= 1
             if self._users == 0 and not self.forked:
@@ -250,15 +334,14 @@ class Environment:
 
     def read(self) -> lmdb.Transaction:
         """Begin a read transaction (buffers, not bytes); the caller aborts it."""
+        self.refuse_fork()
         try:
-            return self._env.begin(buffers=True)
+            transaction: lmdb.Transaction = self._env.begin(buffers=True)
         except lmdb.Error as error:
-            self.refuse_fork()
-            with disk_errors(self.path):
-                if self._users == 0:
-                    raise StoreClosedError(f"The store {self.path} is closed.") from error
-                raise
-            raise AssertionError("disk_errors re-raises") from error
+            if self._users == 0:
+                raise StoreClosedError(f"The store {self.path} is closed.") from error
+            raise explain(error, self.path) from error
+        return transaction
 
     @contextmanager
     def write(self) -> Iterator[lmdb.Transaction]:
@@ -298,9 +381,23 @@ class Environment:
         return sum(entry.stat().st_size for entry in folder.iterdir())
 
 
+def _unlock(descriptor: int) -> None:
+    """Give the writer lock back, also from children forked meanwhile: they share it."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 def _mark_forked() -> None:
+    """Let go of every environment in a forked child, so that it may open the stores anew."""
     for shared in list(Environment._shared.values()):
         shared.forked = True
+        shared._env = None
+        if shared._lock_descriptor is not None:
+            shared._unlock.detach()  # type: ignore[attr-defined]
+            shared._unlock = lambda: None
+            os.close(shared._lock_descriptor)
+            shared._lock_descriptor = None
+    Environment._shared.clear()
 
 
 os.register_at_fork(after_in_child=_mark_forked)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from vecstore import layout
 from vecstore.check import check_store
@@ -16,11 +19,12 @@ from vecstore.config import DIM_MAX, Metric
 from vecstore.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
+    DiskFullError,
     InvalidArgumentError,
     ReadOnlyError,
 )
 from vecstore.extent_set import Identity
-from vecstore.extents import remove_orphans
+from vecstore.extents import folder_bytes, remove_orphans
 from vecstore.facts import delete_range
 from vecstore.inputs import parse_name
 from vecstore.layout import CollectionRecord, Kind, StoreRecord
@@ -34,14 +38,31 @@ RAW_FORMS = ("float32",)
 
 
 def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = "commit") -> Store:
-    """Open the store at `path`; see `vecstore.open`."""
-    if durability != "commit":
+    """Open the store at `path`.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A directory.
+    mode : {"w", "r"}
+        "w" reads and writes, and creates an empty store when there is none; one writer at a time.
+        "r" only reads, beside a writer in this or another process.
+    durability : {"commit"}
+        A write is on disk, synced, when the call returns.
+
+    Raises
+    ------
+    StoreNotFoundError, NotAStoreError, FormatVersionError, WriterLockedError, CorruptionError
+    """
+    if not isinstance(durability, str) or durability != "commit":
         raise InvalidArgumentError(
             f"durability is {durability!r}; this version offers 'commit': every call is synced."
         )
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise InvalidArgumentError(f"path is {path!r}; pass the path of a directory.")
-    folder = Path(os.fspath(path))
+    if isinstance(os.fspath(path), bytes) or "\0" in str(path):
+        raise InvalidArgumentError(f"path is {path!r}; pass the path of a directory as str.")
+    folder = Path(os.path.abspath(path))
     environment = Environment.open(folder, mode)
     try:
         return Store(environment, writable=mode == "w")
@@ -158,17 +179,24 @@ class Store:
                     transaction.put(layout.key_u64(0, Kind.RETIRED, number), stamp)
                 for kind in Kind:
                     delete_range(transaction, layout.key(record.number, kind))
-            remove_retired(self._environment)
+            with suppress(DiskFullError):  # the next writer removes them
+                remove_retired(self._environment)
 
     def check(self) -> list[Violation]:
         """Verify every invariant and checksum; an empty list means the store is sound."""
         with self._session:
-            return check_store(self._environment, self._catalogue())
+            idle = self._session.write_lock.acquire(blocking=False)
+            try:
+                quiet = idle and (self._session.writable or not self._environment.has_writer())
+                return check_store(self._environment, self._catalogue(), quiet)
+            finally:
+                if idle:
+                    self._session.write_lock.release()
 
     def stats(self) -> dict[str, Any]:
         """Describe the store: format, collections, bytes on disk."""
         with self._session:
-            extents = [entry.stat().st_size for entry in self._environment.extents.iterdir()]
+            extents = folder_bytes(self._environment.extents)
             facts = self._environment.facts_bytes()
             return {
                 "path": str(self.path),
@@ -215,6 +243,10 @@ class Store:
             )
         with self._session.write_lock, self._environment.write() as transaction:
             key = layout.key(0, Kind.STORE)
+            name_key = layout.key(0, Kind.CATALOGUE, name.encode())
+            existing = transaction.get(name_key)
+            if existing is not None:
+                return layout.unpack(existing, type=CollectionRecord)
             raw_store = transaction.get(key)
             store = (
                 StoreRecord() if raw_store is None else layout.unpack(raw_store, type=StoreRecord)
@@ -230,7 +262,7 @@ class Store:
             )
             store.next_collection += 1
             transaction.put(key, layout.pack(store))
-            transaction.put(layout.key(0, Kind.CATALOGUE, name.encode()), layout.pack(record))
+            transaction.put(name_key, layout.pack(record))
             return record
 
     def _clean(self) -> None:
@@ -258,18 +290,18 @@ def _check_options(
     dim: Any, metric: str | None, tenants: Any, codec: str | None, raw: str | None
 ) -> None:
     if dim is not None and (
-        isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= DIM_MAX
+        isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= DIM_MAX
     ):
         raise InvalidArgumentError(f"dim is {dim!r}; use an int from 1 to {DIM_MAX}.")
     if metric is not None:
         Metric.parse(metric)
     if codec is not None:
         find_codec(codec)
-    if tenants not in (None, False):
+    if tenants is not None and tenants is not False:
         raise InvalidArgumentError(
             f"tenants is {tenants!r}; this version has no tenants. Use a collection for each."
         )
-    if raw is not None and raw not in RAW_FORMS:
+    if raw is not None and (not isinstance(raw, str) or raw not in RAW_FORMS):
         raise InvalidArgumentError(f"raw is {raw!r}; use one of {RAW_FORMS}.")
 
 

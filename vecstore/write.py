@@ -9,8 +9,8 @@ Invariants
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,15 @@ from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, worker_pool
 from vecstore.config import (
     BULK_ROWS_MIN,
+    CHUNK_ROWS,
     FRAGMENTS_MAX,
     GROWTH_MAX,
+    LOG_BYTES_MAX,
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
     ROWS_MAX,
 )
-from vecstore.errors import DuplicateIdError, InvalidArgumentError
+from vecstore.errors import DiskFullError, DuplicateIdError, InvalidArgumentError
 from vecstore.extent_set import Identity
 from vecstore.extents import extent_path
 from vecstore.facts import Edit
@@ -38,6 +40,7 @@ from vecstore.inputs import Ids, check_id_kind
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind, StoreRecord
 from vecstore.rowlog import log_value
 from vecstore.search import Searcher
+from vecstore.session import WriteLock
 from vecstore.snapshot import Snapshot, scan
 from vecstore.storage import Environment
 
@@ -73,10 +76,15 @@ class Writer:
     identity : Identity
     snapshot : callable
         Gives the newest committed snapshot.
-    lock : Lock
+    lock : WriteLock
         The store's write lock.
     searcher : Searcher
         Used to calibrate a trained index.
+
+    Attributes
+    ----------
+    behind : str
+        Why the last maintenance was put off; empty when it was done.
     """
 
     def __init__(
@@ -84,7 +92,7 @@ class Writer:
         environment: Environment,
         identity: Identity,
         snapshot: Callable[[], Snapshot],
-        lock: threading.RLock,
+        lock: WriteLock,
         searcher: Searcher,
     ) -> None:
         self._environment = environment
@@ -92,15 +100,31 @@ class Writer:
         self._snapshot = snapshot
         self._lock = lock
         self._searcher = searcher
+        self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
         """Insert rows, replacing those with the same ids unless `add`."""
         with self._lock:
-            if len(batch.ids) >= BULK_ROWS_MIN:
+            if len(batch.ids) >= self._bulk_rows_min():
                 self._put_bulk(batch, add, progress)
             else:
                 self._put_log(batch, add)
-                self._flush_if_due(progress)
+                with self._maintenance():
+                    self._flush_if_due(progress)
+
+    def _bulk_rows_min(self) -> int:
+        """Rows from which on a call is written as extents rather than to the row log."""
+        snapshot = self._snapshot()
+        return max(BULK_ROWS_MIN, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
+
+    @contextmanager
+    def _maintenance(self) -> Iterator[None]:
+        """Work after the call's own commit: a full disk puts it off, the call has succeeded."""
+        try:
+            yield
+            self.behind = ""
+        except DiskFullError as error:
+            self.behind = str(error)
 
     def delete(self, ids: Ids) -> int:
         """Delete rows by id; unknown ids are skipped. Returns rows removed."""
@@ -147,7 +171,7 @@ class Writer:
         for place, row in edit.rows_of(TENANT_NONE, ids):
             if add:
                 raise DuplicateIdError(
-                    f"Id {ids.values[place]!r} exists already in collection "
+                    f"Id {ids.one(place)!r} exists already in collection "
                     f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
                 )
             rows.append(row)
@@ -174,9 +198,13 @@ class Writer:
 
     def _flush_if_due(self, progress: Progress) -> None:
         snapshot = self._snapshot()
-        due = max(LOG_ROWS_MAX, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
-        if snapshot.log_count > due:
+        if snapshot.log_count > self._log_rows_max(snapshot):
             self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
+
+    def _log_rows_max(self, snapshot: Snapshot) -> int:
+        """Fresh rows that the row log may hold."""
+        rows = max(LOG_ROWS_MAX, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
+        return min(rows, max(CHUNK_ROWS, LOG_BYTES_MAX // (4 * self._identity.record.dim)))
 
     def _write_index(
         self, snapshot: Snapshot, batch: Batch | None, replaced: U32, progress: Progress
@@ -217,16 +245,34 @@ class Writer:
                 builts.append(builder.append(rows, kept, first_row, directory, ids))
             progress("publish", 0, 1)
             self._publish(snapshot, builts, batch, train, rows.n, first_row, numbers)
-            progress("publish", 1, 1)
         except BaseException:
-            for built in builts:
-                built.abandon()
+            self._abandon(builts)
             raise
         finally:
             pool.shutdown()
-        remove_retired(self._environment)
-        if train:
-            calibrate(self._environment, self._identity, self._snapshot(), self._searcher, progress)
+        with self._maintenance():
+            remove_retired(self._environment)
+            if train:
+                calibrate(
+                    self._environment,
+                    self._identity,
+                    self._snapshot(),
+                    self._searcher,
+                    progress,
+                )
+
+    def _abandon(self, builts: list[Built]) -> None:
+        """Remove extents of a failed call, unless a commit that seemed to fail names them."""
+        transaction = self._environment.read()
+        try:
+            for built in builts:
+                built.abandon(lambda number: self._is_named(transaction, number))
+        finally:
+            transaction.abort()
+
+    def _is_named(self, transaction: lmdb.Transaction, number: int) -> bool:
+        key = layout.key_u64(self._identity.record.number, Kind.EXTENT, number)
+        return transaction.get(key) is not None
 
     def _publish(
         self,

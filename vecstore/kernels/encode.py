@@ -6,6 +6,7 @@ import numpy as np
 
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.intrinsics import load_f32, store_f32, store_u32
 from vecstore.kernels.rabitq import encode_row, prepare, rotate_centred
 from vecstore.kernels.view import (
@@ -15,13 +16,14 @@ from vecstore.kernels.view import (
     DIM,
     L2,
     METRIC,
+    NO_ROW,
     PADDED,
     RABITQ,
     SIGNS,
 )
 
-_EMPTY_F_ADD = np.float32(1e30)
-_NO_ROW = np.uint32(0xFFFF_FFFF)
+_EMPTY_F_ADD = np.float32(np.inf)
+_NO_ROW = np.uint32(NO_ROW)
 
 
 @kernel
@@ -109,3 +111,24 @@ def gather_rows(addresses, dim, target):  # type: ignore[no-untyped-def]
     for i in range(addresses.shape[0]):
         for d in range(dim):
             target[i, d] = load_f32(addresses[i], d)
+
+
+@kernel
+def exact_pairs(metric, queries, addresses, target):  # type: ignore[no-untyped-def]
+    """Distances of raw queries to given raw rows, bit for bit as a search computes them.
+
+    Parameters
+    ----------
+    metric : int64
+    queries : float32 (n, dim)
+    addresses : int64 (n, m)
+        Addresses of each query's rows.
+    target : float32 (n, m)
+    """
+    dim = queries.shape[1]
+    prepared = np.empty(dim, np.float32)
+    for i in range(addresses.shape[0]):
+        prepare(metric, queries.ctypes.data + 4 * dim * i, dim, prepared.ctypes.data)
+        for j in range(addresses.shape[1]):
+            target[i, j] = exact_distance(metric, prepared.ctypes.data, addresses[i, j], dim)
+    return prepared[0]

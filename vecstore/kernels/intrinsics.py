@@ -78,16 +78,6 @@ store_f32 = _storer(_F32, types.float32)
 
 
 @intrinsic
-def address_as_pointer(typingctx: Any, address: Any) -> Any:
-    """Turn an integer address into a void pointer, for `numba.carray`."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.PointerType(_I8))
-
-    return types.voidptr(types.int64), codegen
-
-
-@intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask the processor for the cache line at `address`; harmless at any address."""
 
@@ -109,16 +99,6 @@ def lowest_bit(typingctx: Any, mask: Any) -> Any:
         return builder.zext(builder.cttz(args[0], ir.Constant(ir.IntType(1), 1)), _I64)
 
     return types.int64(types.uint32), codegen
-
-
-@intrinsic
-def count_bits(typingctx: Any, word: Any) -> Any:
-    """Number of set bits of a 64-bit word."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
-
-    return types.int64(types.uint64), codegen
 
 
 @intrinsic
@@ -156,7 +136,7 @@ def rabitq_block(
 ) -> Any:
     """Estimate the distances of one block of 32 rows; say which may lie within `threshold`.
 
-    With the factors of `vecstore.codecs.rabitq` (RaBitQ, section 3):
+    With the factors of `vecstore.kernels.rabitq` (RaBitQ, section 3):
     ``estimate = f_add + g_add + f_rs * (scale * <bits, planes> - shift)``.
 
     Parameters

@@ -8,21 +8,24 @@ Approximate Nearest Neighbor Search", SIGMOD 2024, sections 3.1 to 3.3, with the
     <q - c, r>  ~  |r|^2 / <r, x> * <x, q' - c'>
 
 which is unbiased, and off by at most ``|r| |q - c| e0 sqrt((|r|^2|x|^2/<r,x>^2 - 1)/(d - 1))``
-with high probability.  We depart in one point: query coordinates are rounded to 4-bit two's
-complement, not at random to unsigned ones, which spares the popcount of the code itself.
+with high probability.  We depart in one point: query coordinates are rounded to two's
+complement of `PLANES` bits, not at random to 4 unsigned ones, which spares the popcount of the
+code itself.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from vecstore.config import BLOCK_ROWS
+from vecstore.config import BLOCK_ROWS, SQUARE_MAX, SQUARE_MIN
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import inner_product
 from vecstore.kernels.intrinsics import PLANES, load_f32, load_u64, store_f32, store_u32, store_u64
 from vecstore.kernels.rotation import rotate
 from vecstore.kernels.view import COSINE, IP
 
+_SQUARE_MIN = np.float32(SQUARE_MIN)
+_SQUARE_MAX = np.float32(SQUARE_MAX)
 EPSILON = np.float32(1.9)
 """Width of the error bound in standard deviations (RaBitQ, section 3.2.2)."""
 STEPS = np.float32(2 ** (PLANES - 1) - 1)
@@ -36,17 +39,18 @@ def prepare(metric, source, dim, target):  # type: ignore[no-untyped-def]
     Returns
     -------
     int
-        0; 1 when the squared length is not finite; 2 when it is zero under cosine.
+        0; 1 when the squared length is too large or no number; 2 when it is as good as zero under
+        cosine.
     """
     total = np.float32(0.0)
     for i in range(dim):
         value = load_f32(source, i)
         total += value * value
-    if not total < np.float32(np.inf):
+    if not total <= _SQUARE_MAX:
         return 1
     scale = np.float32(1.0)
     if metric == COSINE:
-        if total == np.float32(0.0):
+        if total < _SQUARE_MIN:
             return 2
         scale = np.float32(1.0) / np.sqrt(total)
     for i in range(dim):
@@ -66,7 +70,7 @@ def rotate_centred(prepared, centre, dim, padded, signs, target):  # type: ignor
 
 @kernel
 def query_planes(rotated, padded, planes):  # type: ignore[no-untyped-def]
-    """Round a rotated query to 4 bits per coordinate and lay them out as bit planes.
+    """Round a rotated query to `PLANES` bits per coordinate and lay them out as bit planes.
 
     Returns
     -------

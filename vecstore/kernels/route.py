@@ -44,13 +44,13 @@ from vecstore.kernels.view import (
     PAGE_BLOCKS,
     PAGES,
     PLANES_AT,
+    POSTINGS,
     QUERY,
     SUPERS,
 )
 
 OVERSAMPLE = 1.5
 """Centroids that get an exact distance, per posting probed."""
-_EMPTY = np.float32(1e29)
 _ANY = np.float32(np.inf)
 
 
@@ -124,11 +124,15 @@ def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no
             found = _estimate_page(view, scratch, page, scale, shift, found)
     estimates = scratch[ESTIMATES]
     want = np.int64(probes * OVERSAMPLE) + 4
-    cut = histogram_cut(estimates, found, want, _EMPTY, scratch[HISTOGRAM])
+    cut = histogram_cut(estimates, found, want, scratch[HISTOGRAM])
     size = 0
     for i in range(found):
-        if load_f32(estimates, i) <= cut and size < scratch[HEAP_MAX]:
-            ordinal = load_u32(scratch[ORDINALS], i)
+        ordinal = load_u32(scratch[ORDINALS], i)
+        if (
+            load_f32(estimates, i) <= cut
+            and np.int64(ordinal) < view[POSTINGS]
+            and size < scratch[HEAP_MAX]
+        ):
             prefetch(view[CENTROIDS] + 4 * dim * np.int64(ordinal))
             store_u32(scratch[ORDINALS], size, ordinal)
             size += 1

@@ -32,6 +32,7 @@ from vecstore.kernels.view import (
     IP,
     LOWER,
     METRIC,
+    NO_ROW,
     PADDED,
     PLANES_AT,
     QUERY,
@@ -43,9 +44,7 @@ from vecstore.kernels.view import (
 )
 
 _INF = np.float32(np.inf)
-_EMPTY = np.float32(1e29)
-_EMPTY_DISTANCE = np.float32(1e30)
-_NO_ROW = np.uint32(0xFFFF_FFFF)
+_NO_ROW = np.uint32(NO_ROW)
 _LINE_BYTES = 64
 _LINES_MAX = 16
 """Cache lines of a raw row that are asked for ahead; the processor's streamer takes the rest."""
@@ -90,7 +89,7 @@ def _float32_block(view, query, block, target):  # type: ignore[no-untyped-def]
     scale = np.float32(0.5) if view[METRIC] == COSINE else np.float32(1.0)
     for r in range(BLOCK_ROWS):
         empty = load_u32(block, dim * BLOCK_ROWS + r) == _NO_ROW
-        store_f32(target, r, _EMPTY_DISTANCE if empty else scale * load_f32(target, r))
+        store_f32(target, r, _INF if empty else scale * load_f32(target, r))
 
 
 @kernel
@@ -204,7 +203,7 @@ def seed(  # type: ignore[no-untyped-def]
                 block += block_bytes
     if found <= k + SEED_EXTRA:
         return 0
-    cut = histogram_cut(estimates, found, k + SEED_EXTRA, _EMPTY, scratch[HISTOGRAM])
+    cut = histogram_cut(estimates, found, k + SEED_EXTRA, scratch[HISTOGRAM])
     count = 0
     at = 0
     n = 0

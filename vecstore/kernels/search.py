@@ -22,6 +22,7 @@ from vecstore.kernels.view import (
     COUNT_POSTINGS,
     DIM,
     METRIC,
+    NO_ROW,
     PADDED,
     PAGES_PROBED,
     PLANES_AT,
@@ -34,7 +35,7 @@ from vecstore.kernels.view import (
 )
 
 _INF = np.float32(np.inf)
-_NO_ROW = np.uint32(0xFFFF_FFFF)
+_NO_ROW = np.uint32(NO_ROW)
 
 
 @kernel

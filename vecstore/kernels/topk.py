@@ -120,26 +120,29 @@ def heap_pop(heap, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def histogram_cut(values, n, want, limit, histogram):  # type: ignore[no-untyped-def]
+def histogram_cut(values, n, want, histogram):  # type: ignore[no-untyped-def]
     """Find a value that at least `want` of `n` float32 values do not exceed.
 
-    Values above `limit` mark empty places and are ignored.  The answer is the upper edge of a
-    bin of an equal-width histogram, so a few more than `want` may lie below it.
+    Infinite values mark empty places and are ignored.  The answer is the upper edge of a bin of
+    an equal-width histogram, so a few more than `want` may lie below it.
     """
     low = np.float32(np.inf)
     high = np.float32(-np.inf)
     for i in range(n):
         value = load_f32(values, i)
-        low = min(low, value)
-        high = max(high, value if value < limit else low)
+        if value < np.float32(np.inf):
+            low = min(low, value)
+            high = max(high, value)
     if not high > low:
         return high
     for b in range(BINS):
         store_i64(histogram, b, 0)
     width = np.float32(BINS - 1) / (high - low)
+    if not width < np.float32(np.inf):
+        return high
     for i in range(n):
         value = load_f32(values, i)
-        if value <= high:
+        if value >= low and value <= high:
             place = np.int64((value - low) * width)
             store_i64(histogram, place, load_i64(histogram, place) + 1)
     total = np.int64(0)

@@ -73,6 +73,9 @@ COUNT_RERANKED: Final = 2
 DAMAGED: Final = 3  # 1 + run, or 1 + page + PAGE_TAG, whose checksum does not hold
 COUNTERS: Final = 4
 
+# --- empty places of a block ---------------------------------------------------------------
+NO_ROW: Final = 0xFFFF_FFFF
+
 # --- metrics, as `vecstore.config.Metric` ----------------------------------------------------
 L2: Final = 0
 COSINE: Final = 1

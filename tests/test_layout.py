@@ -1,0 +1,137 @@
+"""The bytes on disk: keys in order, sizes fixed, bitmaps and places of runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vecstore import layout
+from vecstore.config import BLOCK_ROWS, CHUNK_ROWS
+from vecstore.layout import PAGE, Kind, Section
+from vecstore.postings import group, place_runs
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+kinds = st.sampled_from(list(Kind))
+
+
+@given(st.tuples(u32, kinds, u64), st.tuples(u32, kinds, u64))
+def test_order_of_keys_is_order_of_numbers(
+    a: tuple[int, Kind, int], b: tuple[int, Kind, int]
+) -> None:
+    assert (layout.key_u64(*a) < layout.key_u64(*b)) == (a < b)
+    short_a, short_b = ((*key[:2], key[2] % 2**32) for key in (a, b))
+    assert (layout.key_u32(*short_a) < layout.key_u32(*short_b)) == (short_a < short_b)
+    assert layout.key_u64(*a).startswith(layout.key(*a[:2]))
+    assert layout.key_u32(*short_a).startswith(layout.key(*a[:2]))
+    if a[:2] != b[:2]:
+        assert not layout.key_u64(*a).startswith(layout.key(*b[:2]))
+
+
+@given(u32, u32, st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64))
+def test_id_keys_fit_lmdb(collection: int, tenant: int, text: str) -> None:
+    raw = layout.id_prefix(collection, tenant) + layout.encode_id(text)
+    assert len(raw) <= 511
+    assert len(layout.id_prefix(collection, tenant)) + 256 <= 511
+    assert raw.startswith(layout.key(collection, Kind.ID))
+
+
+@given(st.one_of(st.integers(0, 2**63 - 1), st.text(st.characters(exclude_categories=["Cs"]))))
+def test_ids_round_trip(value: int | str) -> None:
+    back = layout.decode_id(layout.encode_id(value), isinstance(value, int))
+    assert back == value
+    assert type(back) is type(value)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
+def test_order_of_int_ids(a: int, b: int) -> None:
+    assert (layout.encode_id(a) < layout.encode_id(b)) == (a < b)
+
+
+def test_sizes_that_files_depend_on() -> None:
+    """A change here is a change of format: FORMAT_VERSION must go up with it."""
+    assert layout.FORMAT_VERSION == 1
+    assert layout.HEADER_DTYPE.itemsize == 584
+    assert layout.SECTION_DTYPE.itemsize == 32
+    assert layout.RUN_DTYPE.itemsize == 32
+    assert layout.PAGE_DTYPE.itemsize == 16
+    assert layout.MARKER.size == 12
+    assert layout.LOG_HEAD.size == 8
+    assert {section.name: int(section) for section in Section} == {
+        "ROWS": 1,
+        "ROW_SUMS": 2,
+        "ORDER": 3,
+        "IDS": 4,
+        "ID_ENDS": 5,
+        "BLOCKS": 6,
+        "RUNS": 7,
+        "CENTRE": 8,
+        "SIGNS": 9,
+        "SUPERS": 10,
+        "PAGES": 11,
+        "PAGE_BLOCKS": 12,
+        "CENTROIDS": 13,
+        "POSTINGS": 14,
+        "TENANTS": 15,
+    }
+    assert len(Section) <= layout.SECTIONS_MAX
+    assert [int(kind) for kind in Kind] == list(range(1, 12))
+    assert (BLOCK_ROWS, CHUNK_ROWS, PAGE) == (32, 1024, 4096)
+
+
+@given(st.integers(1, 65_536))
+def test_sizes_of_blocks(dim: int) -> None:
+    padded = layout.padded_dim(dim)
+    assert padded % 64 == 0
+    assert dim <= padded < dim + 64
+    assert layout.rabitq_block_bytes(dim) == 32 * (padded // 8 + 16)
+    assert layout.float32_block_bytes(dim) == 32 * 4 * (dim + 1)
+    assert layout.rabitq_block_bytes(dim) % 64 == layout.float32_block_bytes(dim) % 64 == 0
+    assert CHUNK_ROWS * 4 * dim % PAGE == 0
+
+
+@given(st.lists(st.integers(0, 999), max_size=80), st.lists(st.integers(0, 999), max_size=80))
+def test_bitmaps(ones: list[int], zeros: list[int]) -> None:
+    bitmap = np.zeros(layout.bitmap_words(1_000), np.uint64)
+    assert len(bitmap) == 16
+    layout.set_bits(bitmap, np.array(ones, np.uint32), True)
+    layout.set_bits(bitmap, np.array(zeros, np.uint32), False)
+    expected = set(ones) - set(zeros)
+    got = layout.get_bits(bitmap, np.arange(1_000, dtype=np.uint32))
+    assert set(np.flatnonzero(got).tolist()) == expected
+    assert int(np.bitwise_count(bitmap).sum()) == len(expected)
+
+
+@given(st.lists(st.integers(1, 3 * PAGE), max_size=60))
+def test_places_of_runs(sizes: list[int]) -> None:
+    """In order, apart; large runs begin at a page, small ones stay within one."""
+    offsets = place_runs(np.array(sizes, np.int64)).tolist()
+    end = 0
+    for size, offset in zip(sizes, offsets, strict=True):
+        assert offset >= end
+        assert offset - end < PAGE
+        if size >= PAGE:
+            assert offset % PAGE == 0
+        else:
+            assert offset // PAGE == (offset + size - 1) // PAGE
+        end = offset + size
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 9), st.integers(-1, 9)), max_size=60),
+)
+def test_group_inverts_homes(homes: list[tuple[int, int]]) -> None:
+    table = np.array(homes, np.int32).reshape(-1, 2)
+    numbers = np.random.default_rng(0).permutation(1_000)[: len(table)].astype(np.uint32)
+    first, rows = group(table, numbers, 10)
+    for posting in range(10):
+        own = rows[first[posting] : first[posting + 1]].tolist()
+        expected = [numbers[i] for i, pair in enumerate(homes) for home in pair if home == posting]
+        assert own == sorted(expected)
+
+
+@pytest.mark.parametrize(("offset", "to", "up"), [(0, 64, 0), (1, 64, 64), (64, 64, 64)])
+def test_align(offset: int, to: int, up: int) -> None:
+    assert layout.align(offset, to) == up

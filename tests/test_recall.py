@@ -1,0 +1,188 @@
+"""Recall on real data, held-out queries only: floors, exactness, and what was promised is kept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecstore
+from tests.conftest import SmallSet
+from tests.naive import METRICS, distances, recall, top_k
+from tests.store_checks import sound_store
+
+K = 10
+MARGIN = 0.02
+"""What 100 queries may miss the promised recall by: about two standard errors."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vecstore.Store]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vecstore.write.BULK_ROWS_MIN", 500)
+        with sound_store(tmp_path_factory.mktemp("recall") / "store") as opened:
+            yield opened
+
+
+def loaded(
+    store: vecstore.Store, data: SmallSet, metric: str, codec: str = "auto"
+) -> vecstore.Collection:
+    """The set's collection, bulk-loaded on its first use."""
+    name = f"{data.name}-{metric}-{codec}"
+    docs = store.collection(name, dim=data.dim, metric=metric, codec=codec)
+    if not len(docs):
+        with pytest.MonkeyPatch.context() as patch:
+            quicken(patch, codec)
+            docs.upsert(range(len(data.base)), data.base)
+        assert docs.stats()["postings"] > 5
+        assert docs.stats()["tail_rows"] == 0
+    return docs
+
+
+def quicken(patch: pytest.MonkeyPatch, codec: str) -> None:
+    """Calibrate the slow codec on fewer queries: no test asks it for less than everything."""
+    if codec == "float32":
+        patch.setattr("vecstore.calibrate.QUERIES", 20)
+
+
+_truth: dict[tuple[str, str], tuple[Any, Any]] = {}
+
+
+def truth(data: SmallSet, metric: str) -> tuple[Any, Any]:
+    """Ids and distances of the exact neighbours, (queries, K) each."""
+    if (data.name, metric) not in _truth:
+        found = [top_k(metric, query, data.base, K) for query in data.query]
+        ids, near = zip(*found, strict=True)
+        _truth[data.name, metric] = np.array(ids), np.array(near)
+    return _truth[data.name, metric]
+
+
+def true_distances(data: SmallSet, metric: str, ids: Any) -> Any:
+    return np.array(
+        [
+            distances(metric, query, data.base[own])
+            for query, own in zip(data.query, ids, strict=True)
+        ]
+    )
+
+
+def recall_of(docs: vecstore.Collection, data: SmallSet, **options: Any) -> float:
+    result = docs.search(data.query, k=K, **options)
+    for row in result.ids:
+        assert len(set(row.tolist())) == K
+    found = true_distances(data, docs.metric, result.ids)
+    assert result.distances == pytest.approx(found, rel=1e-4, abs=1e-4)
+    return recall(found, truth(data, docs.metric)[1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_default_recall(store: vecstore.Store, small_set: SmallSet, metric: str) -> None:
+    docs = loaded(store, small_set, metric)
+    assert recall_of(docs, small_set) >= 0.95 - MARGIN
+
+
+@pytest.mark.parametrize("target", [0.5, 0.8, 0.9, 0.99, 0.999])
+def test_recall_that_was_asked_for(
+    store: vecstore.Store, small_set: SmallSet, target: float
+) -> None:
+    docs = loaded(store, small_set, small_set.metric)
+    assert recall_of(docs, small_set, recall=target) >= target - MARGIN
+
+
+def test_recall_rises_with_what_is_asked(store: vecstore.Store, small_set: SmallSet) -> None:
+    docs = loaded(store, small_set, small_set.metric)
+    efforts = docs.stats()["calibration"]["efforts"]
+    stated = [effort["recall"] for effort in efforts]
+    assert stated == sorted(set(stated)), "the calibration rises"
+    assert 0 <= stated[0] <= 0.99 <= stated[-1] <= 1
+    reached = [recall_of(docs, small_set, recall=r) for r in (0.3, 0.6, 0.9, 0.95, 0.99, 1.0)]
+    for lower, higher in itertools.pairwise(reached):
+        assert higher >= lower - 0.01
+    assert reached[-1] == 1
+    assert reached[0] <= reached[-2], "less is read when less is asked for"
+
+
+@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_recall_one_is_exact(
+    store: vecstore.Store, small_set: SmallSet, metric: str, codec: str
+) -> None:
+    docs = loaded(store, small_set, metric, codec)
+    ids, near = truth(small_set, metric)
+    result = docs.search(small_set.query, k=K, recall=1.0)
+    assert result.distances == pytest.approx(near, rel=1e-4, abs=1e-5)
+    differ = result.ids != ids
+    if differ.any():
+        # Two rows whose distances float32 cannot tell apart may change places.
+        got = true_distances(small_set, metric, result.ids)
+        assert (np.abs(got - near)[differ] <= 1e-5 * (1 + np.abs(near[differ]))).all()
+        assert differ.mean() < 0.01
+    for i in range(3):
+        hits = docs.query(small_set.query[i], k=K, recall=1.0)
+        assert [hit.id for hit in hits] == result.ids[i].tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_given_neighbours(store: vecstore.Store, small_set: SmallSet, metric: str) -> None:
+    """The fixtures' own ground truth, under the metric that it was made for."""
+    if metric == small_set.metric:
+        _, near = truth(small_set, metric)
+        given = true_distances(small_set, metric, small_set.gt)
+        assert given == pytest.approx(near, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_probing_everything(
+    store: vecstore.Store,
+    small_set: SmallSet,
+    metric: str,
+    codec: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All postings, full bounds: nothing is missed by float32, next to nothing by one bit."""
+    from vecstore import reader
+    from vecstore.config import Effort
+
+    docs = loaded(store, small_set, metric, codec)
+    postings = docs.stats()["postings"]
+    monkeypatch.setattr(reader, "choose_effort", lambda *_: Effort(postings * 2, 1.0, 1e30))
+    monkeypatch.setattr(docs._reader, "_efforts", {})
+    reached = recall_of(docs, small_set, recall=0.123)
+    docs._reader._efforts.clear()
+    assert reached == 1 if codec == "float32" else reached >= 0.995
+
+
+def test_recall_after_growth(
+    tmp_path: Path, small_set: SmallSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half by bulk, then flushes, deletes and replacements: what is asked for still holds."""
+    monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 400)
+    monkeypatch.setattr("vecstore.write.LOG_ROWS_MAX", 150)
+    n = len(small_set.base)
+    half = n // 2
+    with sound_store(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=small_set.dim, metric=small_set.metric)
+        docs.upsert(range(half), small_set.base[n - half :])
+        for start in range(half, n, 99):
+            docs.upsert(range(start, min(n, start + 99)), small_set.base[start : start + 99])
+        for start in range(0, half, 300):
+            end = min(half, start + 300)
+            docs.upsert(range(start, end), small_set.base[start:end])
+        docs.upsert(range(n, n + 50), small_set.query[:50])
+        docs.delete(range(n, n + 50))
+        assert docs.count() == n
+        assert recall_of(docs, small_set) >= 0.95 - 2 * MARGIN
+        assert recall_of(docs, small_set, recall=1.0) == 1
+
+
+def test_stored_rows_find_themselves(store: vecstore.Store, small_set: SmallSet) -> None:
+    docs = loaded(store, small_set, small_set.metric)
+    picks = np.arange(0, len(small_set.base), 37)
+    found = docs.search(small_set.base[picks], k=1, recall=1.0)
+    assert found.distances[:, 0] == pytest.approx(np.zeros(len(picks)), abs=2e-6)
+    assert (found.distances >= 0).all()
