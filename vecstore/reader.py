@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.calibrate import choose_effort
 from vecstore.config import RECALL_DEFAULT
+from vecstore.disk_errors import explain
 from vecstore.errors import (
     CorruptionError,
     UnknownIdError,
@@ -33,7 +34,6 @@ from vecstore.results import Hit, Result
 from vecstore.search import Searcher, effort_array
 from vecstore.session import Session
 from vecstore.snapshot import Snapshot, refuse_dropped, take_snapshot
-from vecstore.storage import explain
 
 F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]

@@ -12,10 +12,8 @@ Invariants
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -26,10 +24,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lmdb
-import msgspec
 
 from vecstore import layout
 from vecstore.config import MAP_BYTES, MAP_BYTES_MIN, READERS_MAX
+from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import (
     CorruptionError,
     DiskFullError,
@@ -45,16 +43,6 @@ from vecstore.errors import (
 )
 from vecstore.layout import Kind
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DAMAGE = (
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.InvalidError,
-    lmdb.VersionMismatchError,
-    lmdb.PanicError,
-    msgspec.DecodeError,
-    struct.error,
-)
 _FACTS_FILE = "data.mdb"
 _WALK = """
 import sys, lmdb
@@ -63,56 +51,6 @@ with lmdb.open(sys.argv[1], readonly=True, lock=False, lib_version=0) as facts:
         for key, value in transaction.cursor():
             pass
 """
-
-
-def explain(error: Exception, path: Path) -> VecstoreError:
-    """Build the typed error for a failure of LMDB, of the file system or of stored bytes."""
-    text = str(error)
-    if isinstance(error, VecstoreError):
-        return error
-    if isinstance(error, lmdb.MapFullError):
-        return DiskFullError(
-            f"The facts of {path} have outgrown their address range; reopen the store on a "
-            f"system that grants a larger one (ulimit -v)."
-        )
-    if isinstance(error, _DAMAGE):
-        return CorruptionError(f"The facts of {path} are damaged ({text}); restore a backup.")
-    if isinstance(error, lmdb.ReadersFullError):
-        return VecstoreError(
-            f"{path} has {READERS_MAX} readers already; close some processes or threads."
-        )
-    if isinstance(error, lmdb.Error):
-        # LMDB reports a write that was cut short as an I/O error.
-        if any(os.strerror(code) in text for code in (*_FULL, errno.EIO)):
-            return DiskFullError(
-                f"No room to write to {path}, or its device fails ({text}); nothing of the call "
-                f"was stored."
-            )
-        return VecstoreError(f"LMDB failed on {path}: {text}.")
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return DiskFullError(
-            f"No room to write to {path} ({os.strerror(error.errno or 0)}); free some space "
-            f"and repeat the call: nothing of it was stored."
-        )
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        return VecstoreError(
-            f"The process may open no more files, of which {path} needs one per extent; "
-            f"raise the limit (ulimit -n)."
-        )
-    return VecstoreError(f"{path} cannot be used: {text}.")
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn failures of LMDB and of the file system into typed errors that name `path`."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (lmdb.Error, OSError) as error:
-        if isinstance(error, VecstoreError):
-            raise
-        raise explain(error, path) from error
 
 
 def sync_folder(path: Path) -> None:
