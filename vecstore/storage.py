@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from vecstore.errors import (
 )
 from vecstore.layout import Kind
 
+_LOOK_S = 0.005
 _FACTS_FILE = "data.mdb"
 _WALK = """
 import sys, lmdb
@@ -230,14 +232,18 @@ class Environment:
             descriptor = os.open(path / layout.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         except PermissionError as error:
             raise ReadOnlyError(f"{path} cannot be written; open it with mode='r'.") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise WriterLockedError(
-                f"Another writer has {path} open; close it, or open with mode='r'."
-            ) from error
-        return descriptor
+        for last in (False, False, True):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except OSError as error:
+                if last:
+                    os.close(descriptor)
+                    raise WriterLockedError(
+                        f"Another writer has {path} open; close it, or open with mode='r'."
+                    ) from error
+                time.sleep(_LOOK_S)  # `has_writer` of another process may hold it for a moment
+        raise AssertionError("the last try returns or raises")
 
     def has_writer(self) -> bool:
         """Tell whether some process has the store open for writing."""

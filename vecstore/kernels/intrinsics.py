@@ -19,6 +19,7 @@ from vecstore.config import BLOCK_ROWS
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _V64 = ir.VectorType(_I64, BLOCK_ROWS)
 _VF = ir.VectorType(_F32, BLOCK_ROWS)
+_VBOOL = ir.VectorType(ir.IntType(1), BLOCK_ROWS)
 PLANES = 5
 """Bits of a query coordinate in the block kernel, two's complement."""
 
@@ -222,6 +223,56 @@ def rabitq_block(
             types.float32,
             types.int64,
         ),
+        codegen,
+    )
+
+
+@intrinsic
+def float32_block(typingctx: Any, block: Any, query: Any, dim: Any, inner: Any, target: Any) -> Any:
+    """Squared distances (or, if `inner`, negated products) of one block of float32 rows.
+
+    Parameters
+    ----------
+    block : int64
+        Address of float32 (dim, 32): one row per column.
+    query : int64
+        Address of float32 (dim,).
+    dim, inner : int64
+    target : int64
+        Address of float32 (32,).
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        block, query, dim, inner, target = args
+        values, coordinates = _pointer(builder, block, _VF), _pointer(builder, query, _F32)
+        products = _splat(builder, builder.icmp_signed("!=", inner, ir.Constant(_I64, 0)), _VBOOL)
+        entry = builder.basic_block
+        loop = builder.append_basic_block("float32.dims")
+        done = builder.append_basic_block("float32.done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at = builder.phi(_I64)
+        at.add_incoming(ir.Constant(_I64, 0), entry)
+        total = builder.phi(_VF)
+        total.add_incoming(ir.Constant(_VF, [0.0] * BLOCK_ROWS), entry)
+        value = builder.load(builder.gep(values, [at]), align=64)
+        coordinate = _splat(builder, builder.load(builder.gep(coordinates, [at])), _VF)
+        apart = builder.fsub(value, coordinate, flags=["contract"])
+        left = builder.select(products, builder.fneg(value), apart)
+        right = builder.select(products, coordinate, apart)
+        grown = builder.fadd(
+            total, builder.fmul(left, right, flags=["contract"]), flags=["contract"]
+        )
+        following = builder.add(at, ir.Constant(_I64, 1))
+        at.add_incoming(following, loop)
+        total.add_incoming(grown, loop)
+        builder.cbranch(builder.icmp_signed("<", following, dim), loop, done)
+        builder.position_at_end(done)
+        builder.store(grown, _pointer(builder, target, _VF), align=64)
+        return context.get_dummy_value()
+
+    return (
+        types.void(types.int64, types.int64, types.int64, types.int64, types.int64),
         codegen,
     )
 

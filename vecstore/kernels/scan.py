@@ -7,6 +7,7 @@ import numpy as np
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.intrinsics import (
+    float32_block,
     load_f32,
     load_i64,
     load_u32,
@@ -72,20 +73,7 @@ def _keep(view, scratch, n, row, lower):  # type: ignore[no-untyped-def]
 def _float32_block(view, query, block, target):  # type: ignore[no-untyped-def]
     """Distances of one block of 32 rows stored as float32, rows side by side."""
     dim = view[DIM]
-    for r in range(BLOCK_ROWS):
-        store_f32(target, r, np.float32(0.0))
-    if view[METRIC] == IP:
-        for i in range(dim):
-            q = load_f32(query, i)
-            for r in range(BLOCK_ROWS):
-                value = load_f32(block, i * BLOCK_ROWS + r)
-                store_f32(target, r, load_f32(target, r) - q * value)
-    else:
-        for i in range(dim):
-            q = load_f32(query, i)
-            for r in range(BLOCK_ROWS):
-                d = load_f32(block, i * BLOCK_ROWS + r) - q
-                store_f32(target, r, load_f32(target, r) + d * d)
+    float32_block(block, query, dim, np.int64(view[METRIC] == IP), target)
     scale = np.float32(0.5) if view[METRIC] == COSINE else np.float32(1.0)
     for r in range(BLOCK_ROWS):
         empty = load_u32(block, dim * BLOCK_ROWS + r) == _NO_ROW
