@@ -20,7 +20,7 @@ from vecstore import layout
 from vecstore.config import CHANGES_KEPT
 from vecstore.extent_set import Identity
 from vecstore.inputs import Ids
-from vecstore.layout import ChangeRecord, ExtentRecord, Kind
+from vecstore.layout import ChangeRecord, ExtentRecord, Kind, StoreRecord
 from vecstore.snapshot import read_state, refuse_dropped
 
 
@@ -178,6 +178,17 @@ class Edit:
                 return
             cursor.delete()
             self.state.changes_trimmed = oldest
+
+
+def read_store(transaction: lmdb.Transaction) -> StoreRecord:
+    """Read the store's counters."""
+    raw = transaction.get(layout.key(0, Kind.STORE))
+    return StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
+
+
+def put_store(transaction: lmdb.Transaction, store: StoreRecord) -> None:
+    """Write the store's counters."""
+    transaction.put(layout.key(0, Kind.STORE), layout.pack(store))
 
 
 def delete_range(transaction: lmdb.Transaction, prefix: bytes) -> None:

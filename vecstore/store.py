@@ -24,15 +24,15 @@ from vecstore.errors import (
     ReadOnlyError,
 )
 from vecstore.extent_set import Identity
-from vecstore.extents import folder_bytes, remove_orphans
-from vecstore.facts import delete_range
+from vecstore.extents import folder_bytes
+from vecstore.facts import Edit, delete_range, put_store, read_store
 from vecstore.inputs import parse_name
-from vecstore.layout import CollectionRecord, Kind, StoreRecord
+from vecstore.layout import CollectionRecord, Kind
+from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.results import Violation
 from vecstore.session import Session
 from vecstore.snapshot import scan
 from vecstore.storage import Environment
-from vecstore.write import remove_retired
 
 RAW_FORMS = ("float32",)
 
@@ -80,7 +80,7 @@ class Store:
         self._collections: dict[str, Collection] = {}
         self._lock = threading.Lock()
         if writable:
-            self._clean()
+            remove_leftovers(environment, [r.number for r in self._catalogue().values()])
 
     @property
     def path(self) -> Path:
@@ -171,12 +171,9 @@ class Store:
             if record is None:
                 raise CollectionNotFoundError(f"There is no collection {name!r} to drop.")
             with self._environment.write() as transaction:
+                edit = Edit(transaction, Identity(name, record, self._environment.extents))
+                edit.retire_extents(numbered(transaction, record.number, Kind.EXTENT))
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
-                prefix = layout.key(record.number, Kind.EXTENT)
-                stamp = layout.U64.pack(transaction.id())
-                for key, _ in list(scan(transaction, prefix)):
-                    number = int(layout.U64.unpack(key[len(prefix) :])[0])
-                    transaction.put(layout.key_u64(0, Kind.RETIRED, number), stamp)
                 for kind in Kind:
                     delete_range(transaction, layout.key(record.number, kind))
             with suppress(DiskFullError):  # the next writer removes them
@@ -242,15 +239,11 @@ class Store:
                 f"There is no collection {name!r}; pass dim= to create it."
             )
         with self._session.write_lock, self._environment.write() as transaction:
-            key = layout.key(0, Kind.STORE)
             name_key = layout.key(0, Kind.CATALOGUE, name.encode())
             existing = transaction.get(name_key)
             if existing is not None:
                 return layout.unpack(existing, type=CollectionRecord)
-            raw_store = transaction.get(key)
-            store = (
-                StoreRecord() if raw_store is None else layout.unpack(raw_store, type=StoreRecord)
-            )
+            store = read_store(transaction)
             record = CollectionRecord(
                 number=store.next_collection,
                 dim=int(dim),
@@ -261,29 +254,9 @@ class Store:
                 seed=store.next_collection,
             )
             store.next_collection += 1
-            transaction.put(key, layout.pack(store))
+            put_store(transaction, store)
             transaction.put(name_key, layout.pack(record))
             return record
-
-    def _clean(self) -> None:
-        """Remove what a crash left: extents that no transaction names."""
-        named: set[int] = set()
-        transaction = self._environment.read()
-        try:
-            collections = [record.number for record in self._catalogue().values()]
-            for collection, kind in [
-                (0, Kind.RETIRED),
-                *((number, Kind.EXTENT) for number in collections),
-            ]:
-                prefix = layout.key(collection, kind)
-                named |= {
-                    int(layout.U64.unpack(key[len(prefix) :])[0])
-                    for key, _ in scan(transaction, prefix)
-                }
-        finally:
-            transaction.abort()
-        remove_orphans(self._environment.extents, named)
-        remove_retired(self._environment)
 
 
 def _check_options(

@@ -34,14 +34,14 @@ from vecstore.config import (
 )
 from vecstore.errors import DiskFullError, DuplicateIdError, InvalidArgumentError
 from vecstore.extent_set import Identity
-from vecstore.extents import extent_path
-from vecstore.facts import Edit
+from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import Ids, check_id_kind
-from vecstore.layout import TENANT_NONE, ExtentKind, Kind, StoreRecord
+from vecstore.layout import TENANT_NONE, ExtentKind, Kind
+from vecstore.reclaim import remove_retired
 from vecstore.rowlog import log_value
 from vecstore.search import Searcher
 from vecstore.session import WriteLock
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 
 F32 = NDArray[np.float32]
@@ -211,8 +211,7 @@ class Writer:
     ) -> None:
         """Bring the row log and a batch into extents; train anew when the index outgrew itself."""
         state = snapshot.state
-        store = self._read_store()
-        numbers = _Counter(store.next_extent)
+        numbers = _Counter(self._next_extent())
         pool = worker_pool(self._searcher.workers)
         builder = Builder(self._identity, numbers, pool, progress)
         directory = snapshot.extents.directory
@@ -261,6 +260,13 @@ class Writer:
                     progress,
                 )
 
+    def _next_extent(self) -> int:
+        transaction = self._environment.read()
+        try:
+            return read_store(transaction).next_extent
+        finally:
+            transaction.abort()
+
     def _abandon(self, builts: list[Built]) -> None:
         """Remove extents of a failed call, unless a commit that seemed to fail names them."""
         transaction = self._environment.read()
@@ -286,7 +292,9 @@ class Writer:
     ) -> None:
         """Name new extents, retire old ones and point ids at rows, in one transaction."""
         with self._environment.write() as transaction:
-            self._write_store(transaction, numbers.value)
+            store = read_store(transaction)
+            store.next_extent = numbers.value
+            put_store(transaction, store)
             edit = Edit(transaction, self._identity)
             state = edit.state
             if batch is not None:
@@ -316,45 +324,6 @@ class Writer:
             for built in builts:
                 edit.add_extents(built.extents)
             edit.finish()
-
-    def _read_store(self) -> StoreRecord:
-        transaction = self._environment.read()
-        try:
-            raw = transaction.get(layout.key(0, Kind.STORE))
-            return StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
-        finally:
-            transaction.abort()
-
-    @staticmethod
-    def _write_store(transaction: lmdb.Transaction, next_extent: int) -> None:
-        key = layout.key(0, Kind.STORE)
-        raw = transaction.get(key)
-        store = StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
-        store.next_extent = next_extent
-        transaction.put(key, layout.pack(store))
-
-
-def remove_retired(environment: Environment) -> None:
-    """Unlink retired extents whose transaction no reader is older than."""
-    transaction = environment.read()
-    try:
-        prefix = layout.key(0, Kind.RETIRED)
-        retired = {
-            int(layout.U64.unpack(key[len(prefix) :])[0]): int(layout.U64.unpack(value)[0])
-            for key, value in scan(transaction, prefix)
-        }
-    finally:
-        transaction.abort()
-    if not retired:
-        return
-    oldest = environment.oldest_reader()
-    gone = [n for n, stamp in retired.items() if oldest is None or oldest >= stamp]
-    for number in gone:
-        extent_path(environment.extents, number).unlink(missing_ok=True)
-    if gone:
-        with environment.write() as transaction:
-            for number in gone:
-                transaction.delete(layout.key_u64(0, Kind.RETIRED, number))
 
 
 class _Counter:

@@ -43,7 +43,7 @@ _MIX = np.uint64(0x165667919E3779F9)
 
 
 @kernel
-def xxh3(address, size, sums):  # type: ignore[no-untyped-def]
+def xxh3(address, size, sums):
     """Hash memory.
 
     Parameters

@@ -8,7 +8,7 @@ from vecstore.kernels.cache import kernel
 
 
 @kernel
-def choose_copies(x, candidates, distances, centroids, soar_lambda, chosen):  # type: ignore[no-untyped-def]
+def choose_copies(x, candidates, distances, centroids, soar_lambda, chosen):
     """Choose further homes for rows as in SOAR (arXiv 2404.00774, section 3.2).
 
     A copy helps when its residual r' is not parallel to those of the homes before it: then a

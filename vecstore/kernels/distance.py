@@ -17,7 +17,7 @@ _ONE = np.float32(1.0)
 
 
 @kernel
-def squared_l2(a, b, dim):  # type: ignore[no-untyped-def]
+def squared_l2(a, b, dim):
     """Squared Euclidean distance of two float32 vectors."""
     total = _ZERO
     for i in range(dim):
@@ -27,7 +27,7 @@ def squared_l2(a, b, dim):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def inner_product(a, b, dim):  # type: ignore[no-untyped-def]
+def inner_product(a, b, dim):
     """Inner product of two float32 vectors."""
     total = _ZERO
     for i in range(dim):
@@ -36,7 +36,7 @@ def inner_product(a, b, dim):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def exact_distance(metric, query, row, dim):  # type: ignore[no-untyped-def]
+def exact_distance(metric, query, row, dim):
     """Distance as users see it, of a prepared query and a raw row."""
     if metric == L2:
         return squared_l2(query, row, dim)
@@ -53,7 +53,7 @@ def exact_distance(metric, query, row, dim):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def centroid_distance(metric, query, centroid, dim):  # type: ignore[no-untyped-def]
+def centroid_distance(metric, query, centroid, dim):
     """Distance to a centroid in the unit of `exact_distance`: the estimate's additive part."""
     if metric == L2:
         return squared_l2(query, centroid, dim)
@@ -63,7 +63,7 @@ def centroid_distance(metric, query, centroid, dim):  # type: ignore[no-untyped-
 
 
 @kernel
-def euclidean(metric, query, distance, centroid, dim):  # type: ignore[no-untyped-def]
+def euclidean(metric, query, distance, centroid, dim):
     """Euclidean distance to a centroid whose `centroid_distance` is known; scales the bound."""
     if metric == L2:
         return np.sqrt(distance)

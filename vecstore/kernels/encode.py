@@ -27,7 +27,7 @@ _NO_ROW = np.uint32(NO_ROW)
 
 
 @kernel
-def _empty_places(view, block, first):  # type: ignore[no-untyped-def]
+def _empty_places(view, block, first):
     """Mark places `first` to 31 of a block as empty."""
     numbers = block + view[BLOCK_BYTES] - 4 * BLOCK_ROWS
     for place in range(first, BLOCK_ROWS):
@@ -37,9 +37,7 @@ def _empty_places(view, block, first):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_runs(  # type: ignore[no-untyped-def]
-    view, centroids, raw, first, addresses, numbers, begin, end, offsets, target
-):
+def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, offsets, target):
     """Encode the rows of runs `begin` to `end` - 1 into blocks.
 
     Parameters
@@ -106,7 +104,7 @@ def encode_runs(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def gather_rows(addresses, dim, target):  # type: ignore[no-untyped-def]
+def gather_rows(addresses, dim, target):
     """Copy float32 rows by address into `target` (n, dim)."""
     for i in range(addresses.shape[0]):
         for d in range(dim):
@@ -114,7 +112,7 @@ def gather_rows(addresses, dim, target):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def exact_pairs(metric, queries, addresses, target):  # type: ignore[no-untyped-def]
+def exact_pairs(metric, queries, addresses, target):
     """Distances of raw queries to given raw rows, bit for bit as a search computes them.
 
     Parameters

@@ -33,7 +33,7 @@ STEPS = np.float32(2 ** (PLANES - 1) - 1)
 
 
 @kernel
-def prepare(metric, source, dim, target):  # type: ignore[no-untyped-def]
+def prepare(metric, source, dim, target):
     """Copy a raw vector as the index sees it: normalised under cosine.
 
     Returns
@@ -59,7 +59,7 @@ def prepare(metric, source, dim, target):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def rotate_centred(prepared, centre, dim, padded, signs, target):  # type: ignore[no-untyped-def]
+def rotate_centred(prepared, centre, dim, padded, signs, target):
     """Subtract the collection's centre, pad with zeros, rotate."""
     for i in range(dim):
         store_f32(target, i, load_f32(prepared, i) - load_f32(centre, i))
@@ -69,7 +69,7 @@ def rotate_centred(prepared, centre, dim, padded, signs, target):  # type: ignor
 
 
 @kernel
-def query_planes(rotated, padded, planes):  # type: ignore[no-untyped-def]
+def query_planes(rotated, padded, planes):
     """Round a rotated query to `PLANES` bits per coordinate and lay them out as bit planes.
 
     Returns
@@ -99,7 +99,7 @@ def query_planes(rotated, padded, planes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_row(  # type: ignore[no-untyped-def]
+def encode_row(
     metric, prepared, rotated, centroid, centroid_rotated, dim, padded, block, place, row
 ):
     """Write one row's code, factors and number into its place of a block.

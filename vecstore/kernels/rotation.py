@@ -23,7 +23,7 @@ ROUNDS = 4
 
 
 @kernel
-def _hadamard(address, size):  # type: ignore[no-untyped-def]
+def _hadamard(address, size):
     """Unscaled Walsh-Hadamard transform in place; `size` is a power of two, at least 64."""
     for i in range(0, size, LANES):
         hadamard_within(address + 4 * i)
@@ -36,7 +36,7 @@ def _hadamard(address, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def rotate(x, padded, signs):  # type: ignore[no-untyped-def]
+def rotate(x, padded, signs):
     """Rotate a vector in place.
 
     Parameters

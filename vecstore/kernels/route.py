@@ -55,7 +55,7 @@ _ANY = np.float32(np.inf)
 
 
 @kernel
-def _estimate_page(view, scratch, page, scale, shift, found):  # type: ignore[no-untyped-def]
+def _estimate_page(view, scratch, page, scale, shift, found):
     dim = view[DIM]
     words = view[PADDED] // 64
     block_bytes = words * 8 * BLOCK_ROWS + 16 * BLOCK_ROWS
@@ -85,7 +85,7 @@ def _estimate_page(view, scratch, page, scale, shift, found):  # type: ignore[no
 
 
 @kernel
-def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no-untyped-def]
+def route(view, scratch, probes, pages_probed, scale, shift):
     """Fill the scratch heap with the postings nearest to the prepared query.
 
     Parameters
@@ -147,7 +147,7 @@ def route(view, scratch, probes, pages_probed, scale, shift):  # type: ignore[no
 
 
 @kernel
-def next_posting(scratch, size):  # type: ignore[no-untyped-def]
+def next_posting(scratch, size):
     """Pop the nearest posting: (distance, ordinal, keys left); ordinal -1 when none is left."""
     if size == 0:
         return np.float32(np.inf), -1, 0

@@ -40,12 +40,12 @@ _PAGE_BYTES = 4096
 
 
 @kernel
-def _is_set(bitmap, place):  # type: ignore[no-untyped-def]
+def _is_set(bitmap, place):
     return (load_u64(bitmap, place >> 6) >> np.uint64(place & 63)) & np.uint64(1) != np.uint64(0)
 
 
 @kernel
-def is_live(view, row):  # type: ignore[no-untyped-def]
+def is_live(view, row):
     """Tell whether a row number from disk is a live row of the snapshot."""
     if row >= view[CHUNKS] * CHUNK_ROWS:
         return False
@@ -53,14 +53,14 @@ def is_live(view, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _set(bitmap, place):  # type: ignore[no-untyped-def]
+def _set(bitmap, place):
     """Set a bit; of two threads at once one may lose, and its thing is checked once more."""
     word = load_u64(bitmap, place >> 6)
     store_u64(bitmap, place >> 6, word | (np.uint64(1) << np.uint64(place & 63)))
 
 
 @kernel
-def run_intact(view, scratch, counters, run):  # type: ignore[no-untyped-def]
+def run_intact(view, scratch, counters, run):
     """Hold a run against its checksum on its first use; note it when it is damaged."""
     if _is_set(view[RUN_CHECKED], run):
         return True
@@ -73,7 +73,7 @@ def run_intact(view, scratch, counters, run):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def raw_address(view, row):  # type: ignore[no-untyped-def]
+def raw_address(view, row):
     """Address of a raw row in an extent, or 0 when it stands in the row log."""
     chunk = row // CHUNK_ROWS
     base = load_i64(view[CHUNK_ADDRESS], chunk)
@@ -83,7 +83,7 @@ def raw_address(view, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_intact(view, scratch, counters, row):  # type: ignore[no-untyped-def]
+def row_intact(view, scratch, counters, row):
     """Hold the pages of a raw row in an extent against their checksums on their first use."""
     stride = 4 * view[DIM]
     chunk = row // CHUNK_ROWS
@@ -103,7 +103,7 @@ def row_intact(view, scratch, counters, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def rows_intact(view, scratch, counters, rows):  # type: ignore[no-untyped-def]
+def rows_intact(view, scratch, counters, rows):
     """Check the pages of many rows (uint32); rows in the log have none."""
     for i in range(rows.shape[0]):
         row = np.int64(rows[i])
@@ -112,9 +112,7 @@ def rows_intact(view, scratch, counters, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def rerank(  # type: ignore[no-untyped-def]
-    view, scratch, counters, n, rows, distances, count
-):
+def rerank(view, scratch, counters, n, rows, distances, count):
     """Exact distances of the `n` survivors that their bounds still cannot exclude."""
     dim = view[DIM]
     metric = view[METRIC]
@@ -135,7 +133,7 @@ def rerank(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def scan_log(view, scratch, rows, distances, count):  # type: ignore[no-untyped-def]
+def scan_log(view, scratch, rows, distances, count):
     """Exact distances of all fresh rows."""
     dim = view[DIM]
     metric = view[METRIC]
@@ -150,7 +148,7 @@ def scan_log(view, scratch, rows, distances, count):  # type: ignore[no-untyped-
 
 
 @kernel
-def scan_raw(view, scratch, counters, rows, distances, count):  # type: ignore[no-untyped-def]
+def scan_raw(view, scratch, counters, rows, distances, count):
     """Exact distances of all live rows in extents."""
     dim = view[DIM]
     metric = view[METRIC]

@@ -56,7 +56,7 @@ SEED_EXTRA = 6
 
 
 @kernel
-def _keep(view, scratch, n, row, lower):  # type: ignore[no-untyped-def]
+def _keep(view, scratch, n, row, lower):
     """Put a live row on the list of survivors and ask for its raw vector."""
     if not is_live(view, row):
         return n
@@ -70,7 +70,7 @@ def _keep(view, scratch, n, row, lower):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _float32_block(view, query, block, target):  # type: ignore[no-untyped-def]
+def _float32_block(view, query, block, target):
     """Distances of one block of 32 rows stored as float32, rows side by side."""
     dim = view[DIM]
     float32_block(block, query, dim, np.int64(view[METRIC] == IP), target)
@@ -81,9 +81,7 @@ def _float32_block(view, query, block, target):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _estimate_block(  # type: ignore[no-untyped-def]
-    view, scratch, block, scale, shift, g_add, g_err, threshold, target
-):
+def _estimate_block(view, scratch, block, scale, shift, g_add, g_err, threshold, target):
     """Estimates of one block in `target`; bits of the rows that may lie within `threshold`."""
     if view[CODEC] == RABITQ:
         return rabitq_block(
@@ -103,7 +101,7 @@ def _estimate_block(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def scan_posting(  # type: ignore[no-untyped-def]
+def scan_posting(
     view,
     scratch,
     counters,
@@ -168,9 +166,7 @@ def scan_posting(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def seed(  # type: ignore[no-untyped-def]
-    view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances
-):
+def seed(view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances):
     """Rerank the best estimates of the nearest posting, so that a scan starts with a threshold."""
     k = rows.shape[0]
     block_bytes = view[BLOCK_BYTES]

@@ -39,7 +39,7 @@ _NO_ROW = np.uint32(NO_ROW)
 
 
 @kernel
-def _search_index(view, scratch, effort, counters, rows, distances):  # type: ignore[no-untyped-def]
+def _search_index(view, scratch, effort, counters, rows, distances):
     """Probe the nearest postings, as many as `effort` says."""
     dim = view[DIM]
     padded = view[PADDED]
@@ -91,9 +91,7 @@ def _search_index(view, scratch, effort, counters, rows, distances):  # type: ig
 
 
 @kernel
-def search_many(  # type: ignore[no-untyped-def]
-    view, scratch, effort, queries, first, end, live_rows, counters, rows, distances
-):
+def search_many(view, scratch, effort, queries, first, end, live_rows, counters, rows, distances):
     """Answer queries `first` to `end` - 1.
 
     Parameters

@@ -23,7 +23,7 @@ _ALL = np.uint32(0xFFFF_FFFF)
 
 
 @kernel
-def insertion_order(view, row):  # type: ignore[no-untyped-def]
+def insertion_order(view, row):
     """Place of a row in the order of insertion (bulk loads number rows by posting)."""
     chunk = row // CHUNK_ROWS
     if chunk < view[CHUNKS]:
@@ -34,7 +34,7 @@ def insertion_order(view, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def offer(view, rows, distances, count, row, distance):  # type: ignore[no-untyped-def]
+def offer(view, rows, distances, count, row, distance):
     """Insert a row into the sorted best so far; return how many there are now.
 
     A row that is there already has the same distance to the bit, so only equal distances are
@@ -66,7 +66,7 @@ def offer(view, rows, distances, count, row, distance):  # type: ignore[no-untyp
 
 
 @kernel
-def heap_key(distance, ordinal):  # type: ignore[no-untyped-def]
+def heap_key(distance, ordinal):
     """Pack a distance and an ordinal so that integer order is order of distance."""
     bits = float_bits(distance)
     bits = bits ^ _SIGN if bits & _SIGN == np.uint32(0) else bits ^ _ALL
@@ -74,7 +74,7 @@ def heap_key(distance, ordinal):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def key_distance(packed):  # type: ignore[no-untyped-def]
+def key_distance(packed):
     """Distance of a packed key."""
     bits = np.uint32(packed >> np.uint64(32))
     bits = bits ^ _SIGN if bits & _SIGN != np.uint32(0) else bits ^ _ALL
@@ -82,7 +82,7 @@ def key_distance(packed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sift_down(heap, size, start):  # type: ignore[no-untyped-def]
+def _sift_down(heap, size, start):
     place = start
     value = load_u64(heap, place)
     while True:
@@ -103,14 +103,14 @@ def _sift_down(heap, size, start):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def heapify(heap, size):  # type: ignore[no-untyped-def]
+def heapify(heap, size):
     """Order `size` packed keys at address `heap` as a binary min-heap."""
     for start in range(size // 2 - 1, -1, -1):
         _sift_down(heap, size, start)
 
 
 @kernel
-def heap_pop(heap, size):  # type: ignore[no-untyped-def]
+def heap_pop(heap, size):
     """Remove and return the smallest key of a heap of `size` > 0 keys."""
     best = load_u64(heap, 0)
     store_u64(heap, 0, load_u64(heap, size - 1))
@@ -120,7 +120,7 @@ def heap_pop(heap, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def histogram_cut(values, n, want, histogram):  # type: ignore[no-untyped-def]
+def histogram_cut(values, n, want, histogram):
     """Find a value that at least `want` of `n` float32 values do not exceed.
 
     Infinite values mark empty places and are ignored.  The answer is the upper edge of a bin of

@@ -1,0 +1,56 @@
+"""Giving space back: extents that were retired, and what a crash left."""
+
+from __future__ import annotations
+
+import lmdb
+
+from vecstore import layout
+from vecstore.extents import extent_path, remove_orphans
+from vecstore.layout import Kind
+from vecstore.snapshot import scan
+from vecstore.storage import Environment
+
+
+def numbered(transaction: lmdb.Transaction, collection: int, kind: Kind) -> list[int]:
+    """Extent numbers that end the keys of one kind."""
+    prefix = layout.key(collection, kind)
+    return [int(layout.U64.unpack(key[len(prefix) :])[0]) for key, _ in scan(transaction, prefix)]
+
+
+def remove_leftovers(environment: Environment, collections: list[int]) -> None:
+    """Delete files that no transaction names, and retired ones that nobody reads.
+
+    Only a writer may call it: a file on its way to its first commit looks like a leftover.
+    """
+    transaction = environment.read()
+    try:
+        named = set(numbered(transaction, 0, Kind.RETIRED))
+        for collection in collections:
+            named.update(numbered(transaction, collection, Kind.EXTENT))
+    finally:
+        transaction.abort()
+    remove_orphans(environment.extents, named)
+    remove_retired(environment)
+
+
+def remove_retired(environment: Environment) -> None:
+    """Unlink retired extents whose transaction no reader is older than."""
+    transaction = environment.read()
+    try:
+        prefix = layout.key(0, Kind.RETIRED)
+        retired = {
+            int(layout.U64.unpack(key[len(prefix) :])[0]): int(layout.U64.unpack(value)[0])
+            for key, value in scan(transaction, prefix)
+        }
+    finally:
+        transaction.abort()
+    if not retired:
+        return
+    oldest = environment.oldest_reader()
+    gone = [n for n, stamp in retired.items() if oldest is None or oldest >= stamp]
+    for number in gone:
+        extent_path(environment.extents, number).unlink(missing_ok=True)
+    if gone:
+        with environment.write() as transaction:
+            for number in gone:
+                transaction.delete(layout.key_u64(0, Kind.RETIRED, number))
