@@ -29,7 +29,8 @@ soak: .venv/test.stamp
 	$(BIN)/python -m pytest -m "" --hypothesis-profile=soak
 
 bench-smoke: .venv/bench.stamp
-	$(BIN)/python -m bench smoke
+	$(BIN)/python -m bench run --dataset synthetic-20000x32 --adapter vecstore,hnswlib \
+	    --queries 200 --repeats 3 --out build/bench-smoke --work build/bench-work
 
 clean:
 	rm -rf .venv build dist .coverage .hypothesis .*_cache *.egg-info

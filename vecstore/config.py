@@ -25,8 +25,9 @@ INT_ID_MAX: Final = 2**63 - 1
 K_MAX: Final = 1_000_000
 COLLECTION_NAME_BYTES_MAX: Final = 256
 
-BULK_ROWS_MIN: Final = 8_192
-"""A call with at least this many rows skips the row log and is written as extents."""
+BULK_ROWS_MIN: Final = 4_096
+"""A call with at least this many rows (or the fraction below of the indexed ones, whichever is
+more) skips the row log and is written as extents."""
 
 LOG_ROWS_MAX: Final = 4_096
 """The row log is flushed to extents when it holds more than this, or ...."""
