@@ -167,8 +167,8 @@ def calibrate(
 def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort | None:
     """Cheapest effort measured to reach a recall; None when only an exact scan does.
 
-    More hits than calibrated for need more postings: their number grows with the square root
-    of k / 10, at least the rows asked for being met.
+    More hits than calibrated for need more postings and farther ones: both grow with the square
+    root of k / 10, which kept recall@1,000 at or above recall@10 on SIFT, GloVe and WordNet.
     """
     if recall >= 1.0:
         return None
@@ -178,7 +178,7 @@ def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort 
             return DEFAULT_EFFORT
         chosen = EffortRecord(1.0, max(e.probes for e in efforts) * 2, 1.0, SPREADS[-1])
     grown = max(1.0, (k / K) ** 0.5)
-    return Effort(round(chosen.probes * grown), chosen.bound, chosen.spread)
+    return Effort(round(chosen.probes * grown), chosen.bound, chosen.spread * grown)
 
 
 DEFAULT_EFFORT = Effort(probes=64, bound=1.0, spread=SPREADS[-1])

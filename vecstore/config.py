@@ -22,7 +22,9 @@ DIM_MAX: Final = 65_536
 ROWS_MAX: Final = 2**32 - 2**20
 ID_BYTES_MAX: Final = 256
 INT_ID_MAX: Final = 2**63 - 1
-K_MAX: Final = 1_000_000
+K_MAX: Final = 2**31 - 1
+ANSWERS_MAX: Final = 2**28
+"""Places of one batch's result at most (12 bytes each, and as much again while it runs)."""
 COLLECTION_NAME_BYTES_MAX: Final = 256
 
 BULK_ROWS_MIN: Final = 4_096

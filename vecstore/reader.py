@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.calibrate import choose_effort
-from vecstore.config import RECALL_DEFAULT
+from vecstore.config import ANSWERS_MAX, RECALL_DEFAULT
 from vecstore.disk_errors import explain
 from vecstore.errors import (
     CorruptionError,
+    InvalidArgumentError,
     UnknownIdError,
 )
 from vecstore.extent_set import Identity
@@ -87,8 +88,8 @@ class Reader:
             transaction = environment.read()
             try:
                 snapshot, transaction = self._current(transaction)
-                effort = self._effort(snapshot, recall, k)
                 wanted = min(k, snapshot.state.live_rows)
+                effort = self._effort(snapshot, recall, wanted)
                 if wanted == 0:
                     self._check_queries(query)
                     return []
@@ -106,9 +107,14 @@ class Reader:
                 snapshot, transaction = self._current(transaction)
             finally:
                 transaction.abort()
-            effort = self._effort(snapshot, recall, k)
             wanted = min(k, snapshot.state.live_rows)
+            effort = self._effort(snapshot, recall, wanted)
             shape = (len(queries), k)
+            if shape[0] * shape[1] > ANSWERS_MAX:
+                raise InvalidArgumentError(
+                    f"{shape[0]} queries with k = {k} have {shape[0] * shape[1]} answers; a batch "
+                    f"has at most {ANSWERS_MAX}. Divide it, or lower k."
+                )
             rows = np.full(shape, NO_ROW, np.uint32)
             distances = np.full(shape, np.inf, np.float32)
             if wanted and len(queries):
