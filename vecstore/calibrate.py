@@ -29,7 +29,7 @@ I64 = NDArray[np.int64]
 
 QUERIES = 600
 K = 10
-BOUNDS = (0.35, 0.5, 0.7, 1.0)
+BOUNDS = (0.35, 0.5, 0.7, 1.0, 1.4)
 SPREADS = (0.5, 1.0, 1e9)
 PROBES_MAX = 1_024
 PROBES_SURE = 16
@@ -108,7 +108,9 @@ def measure(
     own = numbers[picks]
     measured: list[tuple[float, EffortRecord]] = []
     counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
-    series = [(bound, spread) for bound in BOUNDS for spread in SPREADS]
+    exact = int(snapshot.view[v.CODEC]) == v.FLOAT32  # has no error to bound
+    bounds = (1.0,) if exact else BOUNDS
+    series = [(bound, spread) for bound in bounds for spread in SPREADS]
     for done, (bound, spread) in enumerate(series):
         best = 0.0
         for probes in counts:
@@ -165,18 +167,18 @@ def calibrate(
 
 
 def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort | None:
-    """Cheapest effort measured to reach a recall; None when only an exact scan does.
+    """Cheapest effort measured to reach a recall; None, an exact scan, when none does.
 
     More hits than calibrated for need more postings and farther ones: both grow with the square
     root of k / 10, which kept recall@1,000 at or above recall@10 on SIFT, GloVe and WordNet.
     """
     if recall >= 1.0:
         return None
+    if not efforts:
+        return DEFAULT_EFFORT
     chosen = next((effort for effort in efforts if effort.recall >= recall), None)
     if chosen is None:
-        if not efforts:
-            return DEFAULT_EFFORT
-        chosen = EffortRecord(1.0, max(e.probes for e in efforts) * 2, 1.0, SPREADS[-1])
+        return None
     grown = max(1.0, (k / K) ** 0.5)
     return Effort(round(chosen.probes * grown), chosen.bound, chosen.spread * grown)
 
