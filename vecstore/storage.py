@@ -101,6 +101,7 @@ def _create(path: Path) -> None:
                 transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
         finally:
             facts.close()
+        sync_folder(path / layout.FACTS_NAME)
         part = path / f"{layout.MARKER_NAME}.part"
         with open(part, "wb") as file:
             file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,9 +34,9 @@ class FaissAdapter(Adapter):
     def _path(self) -> str:
         return str(self.task.workdir / "index.faiss")
 
+    @abstractmethod
     def factory(self) -> str:
         """The index_factory description."""
-        raise NotImplementedError
 
     def prepare(self, index: Any) -> None:
         """Set build parameters on the empty index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,9 +28,9 @@ class LanceAdapter(Adapter):
         names = ("LANCE_CPU_THREADS", "TOKIO_WORKER_THREADS")
         return dict.fromkeys(names, str(threads)) | {"LANCE_IO_THREADS": str(max(threads, 2))}
 
+    @abstractmethod
     def config(self) -> Any:
         """The index that is asked for."""
-        raise NotImplementedError
 
     @property
     def _distance(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,13 +25,13 @@ class ZvecAdapter(Adapter):
     modules = ("numpy", "zvec")
     packages = ("zvec",)
 
+    @abstractmethod
     def index(self, zvec: Any, metric: Any) -> Any:
         """Parameters of the index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def query_params(self, zvec: Any, params: Params) -> Any:
         """The library's own form of a parameter point."""
-        raise NotImplementedError
 
     @property
     def _path(self) -> str:
