@@ -53,5 +53,6 @@ def spawn(*args: Any, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def fixture_words() -> tuple[list[str], np.ndarray[Any, Any]]:
     """The words of the fixture in place of all 400,000."""
-    held = np.load(GLOVE)
+    with np.load(GLOVE) as archive:
+        held = dict(archive)
     return held["words"].tolist(), held["base"]

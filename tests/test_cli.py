@@ -215,7 +215,8 @@ def test_query_by_id(words: Path) -> None:
 
 @pytest.mark.parametrize("saved", ["one.npy", "many.npy", "many.npz"])
 def test_query_by_file(tmp_path: Path, words: Path, saved: str) -> None:
-    held = np.load(GLOVE)
+    with np.load(GLOVE) as archive:
+        held = dict(archive)
     asked = held["query"][:7]
     file = tmp_path / saved
     if saved == "many.npz":
