@@ -134,7 +134,7 @@ def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Vi
     collection = identity.record.number
     where = identity.name
     is_int = bool(snapshot.state.int_ids)
-    seen = np.zeros_like(snapshot.live)
+    agreeing: list[int] = []
     count = 0
     prefix = layout.id_prefix(collection, layout.TENANT_NONE)
     for key, value in scan(transaction, layout.key(collection, Kind.ID)):
@@ -151,7 +151,9 @@ def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Vi
                 "ids-rows-agree", where, f"row {row} has id {snapshot.id_of(row)!r}, not {public!r}"
             )
         else:
-            layout.set_bits(seen, np.array([row], np.uint32), True)
+            agreeing.append(row)
+    seen = np.zeros_like(snapshot.live)
+    layout.set_bits(seen, np.array(agreeing, np.uint32), True)
     orphans = int(np.bitwise_count(snapshot.live & ~seen).sum())
     if orphans:
         yield Violation("ids-rows-agree", where, f"{orphans} live rows have no id")

@@ -130,17 +130,16 @@ class ExtentSet:
         self.run_blocks = np.ascontiguousarray(np.concatenate(blocks)[order])
         self.run_sum = np.ascontiguousarray(np.concatenate(sums)[order])
         self.run_source = np.concatenate(source)[order].astype(np.uint32)
-        checked = np.array(
-            [self.postings[place].checked[run] for place, run in self.run_source], np.bool_
-        )
+        checked = np.concatenate([part.checked for part in self.postings])[order]
         self.run_checked = np.zeros(layout.bitmap_words(len(order)), np.uint64)
         layout.set_bits(self.run_checked, np.flatnonzero(checked).astype(np.uint32), True)
 
     def remember_checks(self) -> None:
         """Tell the extents which of their runs were checked, for the next state's tables."""
         runs = np.arange(len(self.run_source), dtype=np.uint32)
-        for place, run in self.run_source[layout.get_bits(self.run_checked, runs)]:
-            self.postings[place].checked[run] = True
+        checked = self.run_source[layout.get_bits(self.run_checked, runs)]
+        for place, part in enumerate(self.postings):
+            part.checked[checked[checked[:, 0] == place, 1]] = True
 
     def fill(self, view: I64) -> None:
         """Write this part of a kernel view."""

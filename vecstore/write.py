@@ -106,7 +106,9 @@ class Writer:
         """Insert rows, replacing those with the same ids unless `add`."""
         with self._lock:
             if len(batch.ids) >= self._bulk_rows_min():
-                self._put_bulk(batch, add, progress)
+                trained = self._put_bulk(batch, add, progress)
+                with self._maintenance():
+                    self._settle(trained, progress)
             else:
                 self._put_log(batch, add)
                 with self._maintenance():
@@ -187,19 +189,26 @@ class Writer:
 
     # --- large calls -----------------------------------------------------------------------
 
-    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
+    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> bool:
         snapshot = self._snapshot()
         transaction = self._environment.read()
         try:
             replaced = self._known_rows(Edit(transaction, self._identity), batch.ids, add)
         finally:
             transaction.abort()
-        self._write_index(snapshot, batch, np.array(replaced, np.uint32), progress)
+        return self._write_index(snapshot, batch, np.array(replaced, np.uint32), progress)
 
     def _flush_if_due(self, progress: Progress) -> None:
         snapshot = self._snapshot()
         if snapshot.log_count > self._log_rows_max(snapshot):
-            self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
+            trained = self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
+            self._settle(trained, progress)
+
+    def _settle(self, trained: bool, progress: Progress) -> None:
+        """Remove what the new extents replaced; calibrate a newly trained index."""
+        remove_retired(self._environment)
+        if trained:
+            calibrate(self._environment, self._identity, self._snapshot(), self._searcher, progress)
 
     def _log_rows_max(self, snapshot: Snapshot) -> int:
         """Fresh rows that the row log may hold."""
@@ -208,8 +217,11 @@ class Writer:
 
     def _write_index(
         self, snapshot: Snapshot, batch: Batch | None, replaced: U32, progress: Progress
-    ) -> None:
-        """Bring the row log and a batch into extents; train anew when the index outgrew itself."""
+    ) -> bool:
+        """Bring the row log and a batch into extents; train anew when the index outgrew itself.
+
+        Returns whether it was trained.
+        """
         state = snapshot.state
         numbers = _Counter(self._next_extent())
         pool = worker_pool(self._searcher.workers)
@@ -249,16 +261,7 @@ class Writer:
             raise
         finally:
             pool.shutdown()
-        with self._maintenance():
-            remove_retired(self._environment)
-            if train:
-                calibrate(
-                    self._environment,
-                    self._identity,
-                    self._snapshot(),
-                    self._searcher,
-                    progress,
-                )
+        return train
 
     def _next_extent(self) -> int:
         transaction = self._environment.read()

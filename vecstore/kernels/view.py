@@ -64,7 +64,6 @@ PROBES: Final = 0
 BOUND: Final = 1
 SPREAD: Final = 2
 PAGES_PROBED: Final = 3
-EFFORT_FIELDS: Final = 4
 
 # --- counters, int64 each --------------------------------------------------------------------
 COUNT_POSTINGS: Final = 0
