@@ -224,3 +224,25 @@ def test_state_reads_all(tmp_path: Path) -> None:
         first = state(store)
         docs.upsert([1], np.ones((1, DIM)), [{"a": 2}], ["x"])
         assert state(store) != first
+
+
+def test_calibration_that_was_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call succeeds, `stats` tells, and the next write makes up for it."""
+    small_limits(monkeypatch)
+    with vecstore.open(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=DIM)
+        with monkeypatch.context() as patch:
+
+            def full(*_: Any) -> None:
+                raise vecstore.DiskFullError("No room for the calibration.")
+
+            patch.setattr("vecstore.write.calibrate", full)
+            for start in (0, 20):
+                docs.upsert(range(start, start + 20), normal(20, DIM, seed=start))
+            assert docs.stats()["maintenance"] == "No room for the calibration."
+            assert docs.stats()["calibration"]["efforts"] == []
+        docs.upsert([99], normal(1, DIM))
+        assert docs.stats()["maintenance"] == "up to date"
+        assert docs.stats()["calibration"]["efforts"]
+        assert docs.count() == 41
+        assert store.check() == []

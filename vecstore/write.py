@@ -106,13 +106,12 @@ class Writer:
         """Insert rows, replacing those with the same ids unless `add`."""
         with self._lock:
             if len(batch.ids) >= self._bulk_rows_min():
-                trained = self._put_bulk(batch, add, progress)
-                with self._maintenance():
-                    self._settle(trained, progress)
+                self._put_bulk(batch, add, progress)
             else:
                 self._put_log(batch, add)
-                with self._maintenance():
-                    self._flush_if_due(progress)
+            with self._maintenance():
+                self._flush_if_due(progress)
+                self._settle(progress)
 
     def _bulk_rows_min(self) -> int:
         """Rows from which on a call is written as extents rather than to the row log."""
@@ -189,26 +188,26 @@ class Writer:
 
     # --- large calls -----------------------------------------------------------------------
 
-    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> bool:
+    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
         snapshot = self._snapshot()
         transaction = self._environment.read()
         try:
             replaced = self._known_rows(Edit(transaction, self._identity), batch.ids, add)
         finally:
             transaction.abort()
-        return self._write_index(snapshot, batch, np.array(replaced, np.uint32), progress)
+        self._write_index(snapshot, batch, np.array(replaced, np.uint32), progress)
 
     def _flush_if_due(self, progress: Progress) -> None:
         snapshot = self._snapshot()
         if snapshot.log_count > self._log_rows_max(snapshot):
-            trained = self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
-            self._settle(trained, progress)
+            self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
 
-    def _settle(self, trained: bool, progress: Progress) -> None:
-        """Remove what the new extents replaced; calibrate a newly trained index."""
+    def _settle(self, progress: Progress) -> None:
+        """Remove what new extents replaced; calibrate an index that is not, or was put off."""
         remove_retired(self._environment)
-        if trained:
-            calibrate(self._environment, self._identity, self._snapshot(), self._searcher, progress)
+        snapshot = self._snapshot()
+        if snapshot.extents.directory is not None and not snapshot.state.calibration_note:
+            calibrate(self._environment, self._identity, snapshot, self._searcher, progress)
 
     def _log_rows_max(self, snapshot: Snapshot) -> int:
         """Fresh rows that the row log may hold."""
@@ -217,11 +216,8 @@ class Writer:
 
     def _write_index(
         self, snapshot: Snapshot, batch: Batch | None, replaced: U32, progress: Progress
-    ) -> bool:
-        """Bring the row log and a batch into extents; train anew when the index outgrew itself.
-
-        Returns whether it was trained.
-        """
+    ) -> None:
+        """Bring the row log and a batch into extents; train anew when the index outgrew itself."""
         state = snapshot.state
         numbers = _Counter(self._next_extent())
         pool = worker_pool(self._searcher.workers)
@@ -261,7 +257,6 @@ class Writer:
             raise
         finally:
             pool.shutdown()
-        return train
 
     def _next_extent(self) -> int:
         transaction = self._environment.read()
