@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from vecstore import clustering
 from vecstore.clustering import Progress, Tree
-from vecstore.codecs import find_codec
+from vecstore.codecs import Codec, Model, train_model
 from vecstore.config import CHUNK_ROWS, POSTING_ROWS_MAX, Metric
-from vecstore.directory import Directory, draw_signs, geometry, write_directory
+from vecstore.directory import Directory, write_directory
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.kernels.encode import gather_rows
@@ -36,6 +36,8 @@ F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
+CODEBOOK_ROWS = 65_536
+"""Rows that codebooks are trained on."""
 
 
 def normalised(x: F32, metric: int) -> F32:
@@ -123,6 +125,8 @@ class Builder:
     Parameters
     ----------
     identity : Identity
+    codec : Codec
+        Of postings that are trained.
     next_extent : callable
         Gives a new extent number.
     pool : ThreadPoolExecutor
@@ -134,6 +138,7 @@ class Builder:
     def __init__(
         self,
         identity: Identity,
+        codec: Codec,
         next_extent: Callable[[], int],
         pool: ThreadPoolExecutor,
         progress: Progress,
@@ -143,9 +148,7 @@ class Builder:
         self._next_extent = next_extent
         self._pool = pool
         self._progress = progress
-        codec = find_codec(self._record.codec)
-        self._codec = codec.number
-        self._block_bytes = codec.block_bytes(self._record.dim)
+        self._codec = codec
 
     def train(
         self,
@@ -159,8 +162,7 @@ class Builder:
         tree = clustering.train_tree(rows, self._record.seed, self._pool, self._progress)
         homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
         homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
-        centre = tree.leaves.mean(axis=0, dtype=np.float32)
-        signs = draw_signs(self._record.dim, self._record.seed)
+        model = self._train_model(rows, tree, homes)
         postings = np.arange(first_posting, first_posting + len(tree.leaves), dtype=np.uint32)
         built = Built(self._identity, postings=len(postings))
         try:
@@ -173,8 +175,7 @@ class Builder:
                 ids,
                 tree.leaves,
                 postings,
-                centre,
-                signs,
+                model,
             )
             number = self._next_extent()
             built.extents[number] = write_directory(
@@ -182,11 +183,9 @@ class Builder:
                 number,
                 self._record.number,
                 0,
-                self._view(centre, signs),
+                model,
                 tree.leaves,
                 postings,
-                centre,
-                signs,
                 self._record.seed,
             )
         except BaseException:
@@ -217,8 +216,7 @@ class Builder:
                 ids,
                 np.ascontiguousarray(directory.centroids),
                 np.ascontiguousarray(directory.postings),
-                directory.centre,
-                directory.signs,
+                directory.model,
             )
         except BaseException:
             built.abandon()
@@ -270,15 +268,17 @@ class Builder:
             raise
         return built
 
-    def _view(self, centre: F32, signs: F32) -> I64:
-        return geometry(
-            self._record.dim,
-            self._record.metric,
-            self._codec,
-            self._block_bytes,
-            centre,
-            signs,
-        )
+    def _train_model(self, rows: Rows, tree: Tree, homes: I32) -> Model:
+        """Train the codec on residuals of a sample of rows."""
+        seed = self._record.seed
+        sample = np.empty(0, np.int64)
+        if self._codec.parts:
+            self._progress("codebooks", 0, rows.n)
+            rng = np.random.default_rng(seed)
+            sample = np.sort(rng.choice(rows.n, min(rows.n, CODEBOOK_ROWS), replace=False))
+        residuals = rows.take(sample) - tree.leaves[homes[sample, 0]]
+        centre = tree.leaves.mean(axis=0, dtype=np.float32)
+        return train_model(self._codec, self._record.metric, seed, centre, residuals)
 
     def _write(
         self,
@@ -290,8 +290,7 @@ class Builder:
         ids: Sequence[Any] | I64,
         centroids: F32,
         postings: U32,
-        centre: F32,
-        signs: F32,
+        model: Model,
     ) -> None:
         """Write new rows in posting order, then all rows' codes."""
         order = np.argsort(homes[rows.stored :, 0], kind="stable")
@@ -314,7 +313,7 @@ class Builder:
             number,
             self._record.number,
             0,
-            self._view(centre, signs),
+            model,
             centroids,
             postings,
             first,

@@ -108,7 +108,7 @@ def measure(
     own = numbers[picks]
     measured: list[tuple[float, EffortRecord]] = []
     counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
-    exact = int(snapshot.view[v.CODEC]) == v.FLOAT32  # has no error to bound
+    exact = snapshot.extents.codec.kind == v.FLOAT32  # has no error to bound
     bounds = (1.0,) if exact else BOUNDS
     series = [(bound, spread) for bound in bounds for spread in SPREADS]
     for done, (bound, spread) in enumerate(series):

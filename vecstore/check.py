@@ -15,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.codecs import find_codec
-from vecstore.config import BLOCK_ROWS, POSTING_ROWS_MAX
+from vecstore.codecs import Codec, find_codec
+from vecstore.config import POSTING_ROWS_MAX
 from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
@@ -26,7 +26,7 @@ from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
-from vecstore.snapshot import Snapshot, scan, take_snapshot
+from vecstore.snapshot import Snapshot, read_state, scan, take_snapshot
 from vecstore.storage import Environment
 
 U32 = NDArray[np.uint32]
@@ -81,13 +81,15 @@ def _check_collection(
     name = identity.name
     prefix = layout.key(identity.record.number, Kind.EXTENT)
     broken: list[Violation] = []
+    state = read_state(transaction, identity.record.number)
+    codec = find_codec(state.codec or identity.record.codec, identity.record.dim)
     for key, value in scan(transaction, prefix):
         number = int(layout.U64.unpack(key[len(prefix) :])[0])
         record = layout.unpack(value, type=layout.ExtentRecord)
         named[number] = record.bytes
         try:
             extent = Extent(identity.folder, number, record, name)
-            broken += _check_sums(identity, extent)
+            broken += _check_sums(identity, codec, extent)
         except FileNotFoundError:
             path = extent_path(identity.folder, number)
             broken.append(Violation("extents-present", f"{name}: {path}", "the file is missing"))
@@ -107,7 +109,7 @@ def _check_collection(
     ]
 
 
-def _check_sums(identity: Identity, extent: Extent) -> Iterator[Violation]:
+def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Violation]:
     """Every checksum holds (invariant 2)."""
     where = f"{identity.name}: extent {extent.number}"
     for section in Section:
@@ -120,11 +122,9 @@ def _check_sums(identity: Identity, extent: Extent) -> Iterator[Violation]:
             if page >= len(sums) or found != sums[page]:
                 yield Violation("checksums", where, f"page {page} of raw rows")
     if extent.kind == ExtentKind.POSTINGS:
-        codec = find_codec(identity.record.codec)
-        block_bytes = codec.block_bytes(identity.record.dim)
-        runs = PostingRuns(extent, block_bytes)
+        runs = PostingRuns(extent, codec.run_block_bytes(identity.record.dim))
         for run in range(len(runs.runs)):
-            if not runs.intact(run, block_bytes):
+            if not runs.intact(run):
                 yield Violation("checksums", where, str(runs.damage(run)))
 
 
@@ -187,26 +187,16 @@ def _check_facts(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[
             yield Violation("row-log", identity.name, f"row {row} of {tenant} ({raw_id!r})")
 
 
-def run_entries(postings: PostingRuns, run: int, block_bytes: int) -> U32:
-    """Row numbers that a run holds, in order."""
-    entry = postings.runs[run]
-    start = int(entry["offset"])
-    data = postings.extent.array(Section.BLOCKS, np.uint8)
-    data = data[start : start + int(entry["blocks"]) * block_bytes]
-    numbers: U32 = data.view(np.uint32).reshape(-1, block_bytes // 4)[:, -BLOCK_ROWS:].ravel()
-    rows: U32 = numbers[numbers != np.uint32(layout.NO_ROW)]
-    return rows
-
-
 def _check_postings(snapshot: Snapshot) -> Iterator[Violation]:
     """Live rows stand in the log or a posting; counts and limits hold (invariants 1, 2, 3)."""
     where = snapshot.identity.name
     extents = snapshot.extents
+    block_bytes = extents.codec.block_bytes(snapshot.identity.record.dim)
     reached = np.zeros_like(snapshot.live)
     layout.set_bits(reached, snapshot.log.numbers[: snapshot.log_count], True)
     for place_of, postings in enumerate(extents.postings):
         for run in range(len(postings.runs)):
-            rows = run_entries(postings, run, extents.block_bytes)
+            rows = postings.entries(run, block_bytes)
             entry = postings.runs[run]
             place = f"{where}: posting {int(entry['posting'])}"
             if len(rows) != int(entry["rows"]):

@@ -50,7 +50,7 @@ class Collection:
         self._session = session
         self._identity = identity
         self._dim = identity.record.dim
-        self._searcher = Searcher(self._dim)
+        self._searcher = Searcher()
         self._reader = Reader(session, identity, self._searcher)
         self._writer = Writer(
             session.environment,

@@ -12,50 +12,31 @@ Invariants
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.clustering import choose_homes, kmeans
+from vecstore.codecs import Codec, Model, find_codec
 from vecstore.config import BLOCK_ROWS, ONE_PASS_CENTROIDS_MAX, PAGE_CENTROIDS
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels import view as v
 from vecstore.kernels.encode import encode_runs
-from vecstore.kernels.rotation import ROUNDS
 from vecstore.layout import (
     NO_ROW,
     PAGE_DTYPE,
     ExtentKind,
     ExtentRecord,
     Section,
-    padded_dim,
-    rabitq_block_bytes,
 )
 from vecstore.postings import group
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
-
-
-def draw_signs(dim: int, seed: int) -> F32:
-    """Draw the random signs of a collection's rotation, float32 (rounds, padded dim)."""
-    flips = np.random.default_rng(seed).integers(0, 2, (ROUNDS, padded_dim(dim)))
-    return np.asarray(1 - 2 * flips, dtype=np.float32)
-
-
-def geometry(dim: int, metric: int, codec: int, block_bytes: int, centre: F32, signs: F32) -> I64:
-    """Begin a kernel view with what encoding needs; the arrays must outlive it."""
-    view = np.zeros(v.VIEW_FIELDS, np.int64)
-    view[v.DIM] = dim
-    view[v.PADDED] = padded_dim(dim)
-    view[v.METRIC] = metric
-    view[v.CODEC] = codec
-    view[v.BLOCK_BYTES] = block_bytes
-    view[v.CENTRE] = centre.ctypes.data
-    view[v.SIGNS] = signs.ctypes.data
-    return view
+PAGE_CODEC = find_codec("rabitq1")
 
 
 def make_pages(centroids: F32, seed: int) -> tuple[F32, I64, U32]:
@@ -83,28 +64,24 @@ def write_directory(
     number: int,
     collection: int,
     tenant: int,
-    view: I64,
+    model: Model,
     centroids: F32,
     postings: U32,
-    centre: F32,
-    signs: F32,
     seed: int,
 ) -> ExtentRecord:
     """Write the directory extent of one tenant.
 
     Parameters
     ----------
-    view : int64 array
-        From `geometry`.
+    model : Model
+        Of the posting codec; it is kept with the directory.
     centroids : float32 (postings, dim)
     postings : uint32 (postings,)
         Posting number of each centroid.
-    centre, signs : float32
-        Of the collection's rotation.
     """
     supers, first, ordinals = make_pages(centroids, seed)
     dim = centroids.shape[1]
-    block_bytes = rabitq_block_bytes(dim)
+    block_bytes = PAGE_CODEC.block_bytes(dim)
     pages = np.zeros(len(supers), PAGE_DTYPE)
     pages["rows"] = np.diff(first)
     pages["blocks"] = -(-pages["rows"].astype(np.int64) // BLOCK_ROWS)
@@ -112,12 +89,10 @@ def write_directory(
     pages["offset"][1:] = ends[:-1]
     codes = np.zeros(int(ends[-1]) + 64, np.uint8)
     codes = codes[-codes.ctypes.data % 64 :][: int(ends[-1])]
-    page_view = view.copy()
-    page_view[v.CODEC] = v.RABITQ
-    page_view[v.BLOCK_BYTES] = block_bytes
+    pages_model = replace(model, codec=PAGE_CODEC, codebook=None, matrix=None)
     addresses = centroids.ctypes.data + 4 * dim * ordinals.astype(np.int64)
     encode_runs(
-        page_view,
+        pages_model.view(),
         supers,
         False,
         first,
@@ -131,8 +106,12 @@ def write_directory(
     writer = ExtentWriter(folder, number, ExtentKind.DIRECTORY, collection=collection, dim=dim)
     try:
         writer.add(Section.TENANTS, np.array([tenant], np.uint32))
-        writer.add(Section.CENTRE, centre)
-        writer.add(Section.SIGNS, signs)
+        writer.add(Section.CENTRE, model.centre)
+        writer.add(Section.SIGNS, model.signs)
+        if model.codebook is not None:
+            writer.add(Section.CODEBOOK, model.codebook)
+        if model.matrix is not None:
+            writer.add(Section.MATRIX, model.matrix)
         writer.add(Section.SUPERS, supers)
         writer.add(Section.PAGES, pages)
         writer.add(Section.PAGE_BLOCKS, codes)
@@ -147,12 +126,11 @@ def write_directory(
 class Directory:
     """A mapped directory extent, and its part of the kernel view."""
 
-    def __init__(self, extent: Extent) -> None:
+    def __init__(self, extent: Extent, codec: Codec, metric: int) -> None:
         dim = extent.dim
         self.extent = extent
         self.tenant = int(extent.array(Section.TENANTS, np.uint32)[0])
-        self.centre: F32 = extent.array(Section.CENTRE, np.float32)
-        self.signs: F32 = extent.array(Section.SIGNS, np.float32)
+        self.model = self._read_model(codec, metric)
         self.supers: F32 = extent.array(Section.SUPERS, np.float32).reshape(-1, dim)
         self.pages = extent.array(Section.PAGES, PAGE_DTYPE)
         self.centroids: F32 = extent.array(Section.CENTROIDS, np.float32).reshape(-1, dim)
@@ -165,17 +143,30 @@ class Directory:
         if len(self.page_ordinals) and int(self.page_ordinals.max()) >= len(self.centroids):
             raise extent.corrupt(f"Directory extent {extent.number} names a missing centroid.")
 
+    def _read_model(self, codec: Codec, metric: int) -> Model:
+        """Model of the posting codec."""
+        extent = self.extent
+        codebook = matrix = None
+        if codec.parts:
+            shape = (codec.parts, codec.part_dim(extent.dim), -1)
+            codebook = extent.array(Section.CODEBOOK, np.float32).reshape(shape)
+        if codec.turned:
+            matrix = extent.array(Section.MATRIX, np.float32).reshape(-1, extent.dim)
+        centre = extent.array(Section.CENTRE, np.float32)
+        return Model(
+            codec, metric, centre, extent.array(Section.SIGNS, np.float32), codebook, matrix
+        )
+
     def _ordinals(self, blocks: NDArray[np.uint8], dim: int) -> U32:
         """Centroids that the pages name, in page order, copies included."""
-        words = blocks.view(np.uint32).reshape(-1, rabitq_block_bytes(dim) // 4)
+        words = blocks.view(np.uint32).reshape(-1, PAGE_CODEC.block_bytes(dim) // 4)
         numbers: U32 = words[:, -BLOCK_ROWS:]
         named: U32 = numbers[numbers != np.uint32(NO_ROW)]
         return named
 
     def fill(self, view: I64) -> None:
         """Write this directory's part of a kernel view."""
-        view[v.CENTRE] = self.centre.ctypes.data
-        view[v.SIGNS] = self.signs.ctypes.data
+        self.model.fill(view)
         view[v.PAGES] = len(self.supers)
         view[v.SUPERS] = self.supers.ctypes.data
         view[v.PAGE_ADDRESS] = self.page_address.ctypes.data

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.codecs import find_codec
+from vecstore.codecs import Codec
 from vecstore.config import CHUNK_ROWS
 from vecstore.directory import Directory
 from vecstore.errors import CorruptionError
@@ -41,9 +41,14 @@ class ExtentSet:
     """The mapped extents of one state and the tables that kernels read them by."""
 
     def __init__(
-        self, identity: Identity, records: dict[int, layout.ExtentRecord], old: ExtentSet | None
+        self,
+        identity: Identity,
+        codec: Codec,
+        records: dict[int, layout.ExtentRecord],
+        old: ExtentSet | None,
     ) -> None:
         self.identity = identity
+        self.codec = codec
         self.records = records
         kept = old.mapped if old is not None else {}
         self.mapped: dict[int, Extent] = {
@@ -88,17 +93,18 @@ class ExtentSet:
             self.page_checked[:kept] = old.page_checked[:kept]
 
     def _make_runs(self, old: ExtentSet | None) -> None:
-        codec = find_codec(self.identity.record.codec)
-        self.block_bytes = codec.block_bytes(self.identity.record.dim)
+        record = self.identity.record
         if old is not None:
             old.remember_checks()
         known = {} if old is None else {p.extent.number: p for p in old.postings}
         self.postings: list[PostingRuns] = [
-            known.get(extent.number) or PostingRuns(extent, self.block_bytes)
+            known.get(extent.number) or PostingRuns(extent, self.codec.run_block_bytes(record.dim))
             for extent in self.of_kind(ExtentKind.POSTINGS)
         ]
         directories = self.of_kind(ExtentKind.DIRECTORY)
-        self.directory = Directory(directories[-1]) if directories else None
+        self.directory = (
+            Directory(directories[-1], self.codec, record.metric) if directories else None
+        )
         if self.directory is None:
             self.first_run: I64 = np.zeros(1, np.int64)
             self.run_address: I64 = np.zeros(0, np.int64)

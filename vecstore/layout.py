@@ -148,6 +148,7 @@ class StateRecord(msgspec.Struct):
     changes_trimmed: int = 0
     calibration: list[EffortRecord] = msgspec.field(default_factory=list)
     calibration_note: str = ""
+    codec: str = ""  # of the postings, once there are any
 
 
 class ExtentRecord(msgspec.Struct, frozen=True):
@@ -210,6 +211,8 @@ class Section(IntEnum):
     CENTROIDS = 13  # f32 (postings, dim)
     POSTINGS = 14  # u32, posting number of each centroid
     TENANTS = 15  # u32, tenant of the directory
+    CODEBOOK = 16  # f32 (parts, part dim, 256), of product quantisation
+    MATRIX = 17  # f32 (parts * part dim, dim), its learned rotation
 
 
 SECTIONS_MAX: Final = 16
@@ -268,21 +271,46 @@ def padded_dim(dim: int) -> int:
 
 # --- blocks --------------------------------------------------------------------------------
 #
-# RaBitQ, 1 bit:  codes u64[words][32] | f_add f32[32] | f_rs f32[32] | f_err f32[32] | row u32[32]
-# float32:        values f32[dim][32] | row u32[32]
+# A run is its blocks, then, for codes of several planes, what belongs to each row:
+#
+# signs   codes u64[words][32] | factors
+#         behind, by row: planes u64[bits - 1][words], the highest first | f_add f_rs f_err f32
+# bytes   codes u8[padded / 4][32][4] | factors
+# halves  codes u8[padded / 8][32][4]: of eight dimensions, 0 to 3 low and 4 to 7 high | factors
+# parts   codes u8[parts][32], to a multiple of 64 bytes | factors
+# values  f32 or f16[dim][32] | f_err f32[32] | row u32[32]
+#
+# factors f_add f32[32] | f_rs f32[32] | f_err f32[32] | row u32[32]
+
+_FACTORS_BYTES: Final = 4 * 4 * BLOCK_ROWS
 
 
-def rabitq_block_bytes(dim: int) -> int:
+def sign_block_bytes(dim: int) -> int:
     """Bytes of one block of 32 rows with 1-bit codes."""
-    return padded_dim(dim) // 64 * 8 * BLOCK_ROWS + 4 * 4 * BLOCK_ROWS
+    return padded_dim(dim) // 8 * BLOCK_ROWS + _FACTORS_BYTES
 
 
-def float32_block_bytes(dim: int) -> int:
-    """Bytes of one block of 32 rows of float32 values."""
-    return (dim + 1) * 4 * BLOCK_ROWS
+def extra_bytes(dim: int, bits: int) -> int:
+    """Bytes that a row of `bits` bits per dimension has beside its sign bits."""
+    return padded_dim(dim) // 8 * (bits - 1) + 3 * 4 if bits > 1 else 0
 
 
-assert rabitq_block_bytes(128) == 1024
+def grid_block_bytes(dim: int, bits: int) -> int:
+    """Bytes of one block of 32 rows of 4- or 8-bit codes."""
+    return padded_dim(dim) * bits // 8 * BLOCK_ROWS + _FACTORS_BYTES
+
+
+def parts_block_bytes(parts: int) -> int:
+    """Bytes of one block of 32 rows of product-quantised codes."""
+    return align(parts * BLOCK_ROWS, SECTION_ALIGN) + _FACTORS_BYTES
+
+
+def value_block_bytes(dim: int, size: int) -> int:
+    """Bytes of one block of 32 rows of values of `size` bytes."""
+    return (dim * size + 8) * BLOCK_ROWS
+
+
+assert sign_block_bytes(128) == 1024
 
 
 def bitmap_words(rows: int) -> int:

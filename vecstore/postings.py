@@ -19,12 +19,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from vecstore.codecs import Model
 from vecstore.config import BLOCK_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels.encode import encode_runs
-from vecstore.kernels.view import BLOCK_BYTES, CODEC, DIM
-from vecstore.layout import PAGE, RUN_DTYPE, ExtentKind, ExtentRecord, Section, align
+from vecstore.layout import NO_ROW, PAGE, RUN_DTYPE, ExtentKind, ExtentRecord, Section, align
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -76,7 +76,7 @@ def write_postings(
     number: int,
     collection: int,
     tenant: int,
-    view: I64,
+    model: Model,
     centroids: F32,
     postings: U32,
     first: I64,
@@ -88,8 +88,8 @@ def write_postings(
 
     Parameters
     ----------
-    view : int64 array (see `vecstore.kernels.view`)
-        Geometry: dimensions, metric, codec, centre and signs.
+    model : Model
+        Of the posting codec.
     centroids : float32 (postings, dim)
     postings : uint32 (postings,)
         Posting numbers, ascending.  Empty postings get no run.
@@ -102,7 +102,8 @@ def write_postings(
     """
     counts = np.diff(first)
     blocks = -(-counts // BLOCK_ROWS)
-    sizes = blocks * int(view[BLOCK_BYTES])
+    view = model.view()
+    sizes = blocks * model.codec.run_block_bytes(model.dim)
     offsets = place_runs(sizes)
     runs = np.zeros(len(postings), RUN_DTYPE)
     runs["tenant"] = tenant
@@ -115,8 +116,8 @@ def write_postings(
         number,
         ExtentKind.POSTINGS,
         collection=collection,
-        dim=int(view[DIM]),
-        codec=int(view[CODEC]),
+        dim=model.dim,
+        codec=model.codec.kind,
     )
     try:
         writer.begin(Section.BLOCKS)
@@ -164,23 +165,37 @@ def write_postings(
 class PostingRuns:
     """The runs of one mapped postings extent."""
 
-    def __init__(self, extent: Extent, block_bytes: int) -> None:
+    def __init__(self, extent: Extent, run_block_bytes: int) -> None:
         self.extent = extent
+        self._run_block_bytes = run_block_bytes
         self.runs = extent.array(Section.RUNS, RUN_DTYPE)
         self.address = extent.address(Section.BLOCKS)
         blocks = extent.array(Section.BLOCKS, np.uint8)
-        ends = self.runs["offset"] + self.runs["blocks"].astype(np.uint64) * np.uint64(block_bytes)
+        lengths = self.runs["blocks"].astype(np.uint64) * np.uint64(run_block_bytes)
+        ends = self.runs["offset"] + lengths
         if len(self.runs) and int(ends.max()) > blocks.nbytes:
             raise extent.corrupt(f"Extent {extent.number} names a run beyond its end.")
         self.checked = np.zeros(len(self.runs), np.bool_)
 
-    def intact(self, run: int, block_bytes: int) -> bool:
-        """Hold a run against its checksum."""
+    def data(self, run: int) -> NDArray[np.uint8]:
+        """Bytes of a run."""
         entry = self.runs[run]
         start = int(entry["offset"])
-        data = self.extent.array(Section.BLOCKS, np.uint8)
-        data = data[start : start + int(entry["blocks"]) * block_bytes]
-        return bool(xxhash.xxh3_64_intdigest(data.data) == int(entry["sum"]))
+        end = start + int(entry["blocks"]) * self._run_block_bytes
+        data: NDArray[np.uint8] = self.extent.array(Section.BLOCKS, np.uint8)[start:end]
+        return data
+
+    def intact(self, run: int) -> bool:
+        """Hold a run against its checksum."""
+        found = xxhash.xxh3_64_intdigest(self.data(run).data)
+        return bool(found == int(self.runs[run]["sum"]))
+
+    def entries(self, run: int, block_bytes: int) -> U32:
+        """Row numbers that a run holds, in order."""
+        data = self.data(run)[: int(self.runs[run]["blocks"]) * block_bytes]
+        numbers: U32 = data.view(np.uint32).reshape(-1, block_bytes // 4)[:, -BLOCK_ROWS:].ravel()
+        rows: U32 = numbers[numbers != np.uint32(NO_ROW)]
+        return rows
 
     def damage(self, run: int) -> CorruptionError:
         """Build the error for a run that does not match its checksum."""

@@ -12,49 +12,17 @@ from numpy.typing import NDArray
 from vecstore.config import POSTING_ROWS_MAX, Effort
 from vecstore.errors import InvalidVectorError
 from vecstore.kernels import view as v
-from vecstore.kernels.intrinsics import PLANES
 from vecstore.kernels.rows import rows_intact
+from vecstore.kernels.scratch import ESTIMATES_MAX, Scratch
 from vecstore.kernels.search import search_many
-from vecstore.layout import padded_dim
 from vecstore.snapshot import Snapshot
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 
-_ESTIMATES_MAX = 16_384
 _QUERIES_PER_TASK = 32
 _EXACT = np.array([-1.0, 0.0, 0.0, 0.0])
-
-
-class Scratch:
-    """Work memory of one running kernel."""
-
-    def __init__(self, dim: int, pages: int) -> None:
-        heap = max(_ESTIMATES_MAX, pages)
-        sizes = {
-            v.QUERY: 4 * dim,
-            v.ROTATED: 4 * padded_dim(dim),
-            v.PLANES_AT: padded_dim(dim) // 64 * PLANES * 8,
-            v.ESTIMATES: 4 * _ESTIMATES_MAX,
-            v.ORDINALS: 4 * _ESTIMATES_MAX,
-            v.HEAP: 8 * heap,
-            v.SURVIVORS: 4 * v.SURVIVORS_MAX,
-            v.LOWER: 4 * v.SURVIVORS_MAX,
-            v.HASH: 64,
-            v.HISTOGRAM: 8 * v.BINS,
-        }
-        self.pages = pages
-        self._memory = np.zeros(sum(sizes.values()) + 64 * (len(sizes) + 1), np.uint8)
-        self.table: I64 = np.zeros(v.SCRATCH_FIELDS, np.int64)
-        at = int(self._memory.ctypes.data)
-        for field, size in sizes.items():
-            at += -at % 64
-            self.table[field] = at
-            at += size
-        self.table[v.ESTIMATES_MAX] = _ESTIMATES_MAX
-        self.table[v.HEAP_MAX] = heap
-        self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
 
 
 def effort_array(effort: Effort | None, snapshot: Snapshot) -> NDArray[np.float64]:
@@ -79,8 +47,7 @@ def describe_bad_query(code: int) -> InvalidVectorError:
 class Searcher:
     """Runs queries of one collection; safe to use from many threads."""
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
+    def __init__(self) -> None:
         self._idle: list[Scratch] = []
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -90,12 +57,12 @@ class Searcher:
             else (os.cpu_count() or 1)
         )
 
-    def _scratch(self, pages: int) -> Scratch:
+    def _scratch(self, view: I64) -> Scratch:
         try:
             scratch = self._idle.pop()
         except IndexError:
-            return Scratch(self._dim, pages)
-        return scratch if scratch.pages >= pages else Scratch(self._dim, pages)
+            return Scratch(view)
+        return scratch if scratch.fits(view) else Scratch(view)
 
     def _run(
         self,
@@ -108,7 +75,7 @@ class Searcher:
         distances: F32,
     ) -> I64:
         """Answer a range of queries."""
-        scratch = self._scratch(int(snapshot.view[v.PAGES]))
+        scratch = self._scratch(snapshot.view)
         counters = scratch.counters
         counters[:] = 0
         status = search_many(
@@ -133,7 +100,7 @@ class Searcher:
 
     def check_rows(self, snapshot: Snapshot, rows: U32) -> None:
         """Check raw rows on their first use, before they are read by address."""
-        scratch = self._scratch(0)
+        scratch = self._scratch(snapshot.view)
         scratch.counters[:] = 0
         rows_intact(snapshot.view, scratch.table, scratch.counters, rows)
         damaged = int(scratch.counters[v.DAMAGED])
@@ -183,4 +150,4 @@ class Searcher:
                 self._pool = None
 
 
-assert POSTING_ROWS_MAX <= _ESTIMATES_MAX
+assert POSTING_ROWS_MAX <= ESTIMATES_MAX

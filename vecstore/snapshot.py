@@ -199,9 +199,9 @@ def take_snapshot(
     if old is not None and same_extents:
         extents, log = old.extents, old.log
     else:
-        extents = ExtentSet(
-            identity, _records(transaction, collection), old.extents if old else None
-        )
+        codec = find_codec(state.codec or identity.record.codec, identity.record.dim)
+        records = _records(transaction, collection)
+        extents = ExtentSet(identity, codec, records, old.extents if old else None)
         log = RowLog(identity.record.dim)
     is_int = bool(state.int_ids)
     fresh = log.catch_up(transaction, collection, is_int, state.log_first)
@@ -239,8 +239,6 @@ def _assemble(
     view[v.DIM] = record.dim
     view[v.PADDED] = layout.padded_dim(record.dim)
     view[v.METRIC] = record.metric
-    view[v.CODEC] = find_codec(record.codec).number
-    view[v.BLOCK_BYTES] = extents.block_bytes
     extents.fill(view)
     view[v.CHUNKS] = chunks
     view[v.CHUNK_ADDRESS] = chunk_address.ctypes.data

@@ -60,7 +60,7 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
         "ram_bytes": sum(table.nbytes for table in tables),
         "extents": len(extents.mapped),
         "tail_rows": snapshot.log_count,
-        "codec": snapshot.identity.record.codec,
+        "codec": extents.codec.name,
         "calibration": {
             "note": state.calibration_note,
             "efforts": [

@@ -13,7 +13,7 @@ import numpy as np
 
 from vecstore import layout
 from vecstore.check import check_store
-from vecstore.codecs import AUTO, find_codec
+from vecstore.codecs import find_codec
 from vecstore.collection import Collection
 from vecstore.config import DIM_MAX, Metric
 from vecstore.errors import (
@@ -136,8 +136,9 @@ class Store:
             "l2" by default.
         tenants : bool
             False; this version has no tenants.
-        codec : {"auto", "rabitq1", "float32"}
-            How postings hold rows: "rabitq1" (what "auto" means) 1-bit codes, "float32" values.
+        codec : str
+            How postings hold rows: "auto", "rabitq1" to "rabitq8", "int8", "int4", "float32",
+            "float16", or "pq" or "opq" and the number of bytes, as in "opq32".
         raw : {"float32"}
             How raw rows are stored.
 
@@ -249,7 +250,7 @@ class Store:
                 dim=int(dim),
                 metric=Metric.parse(metric or "l2"),
                 tenants=False,
-                codec=find_codec(codec or "auto").name,
+                codec=codec or "auto",
                 raw=raw or RAW_FORMS[0],
                 seed=store.next_collection,
             )
@@ -269,7 +270,7 @@ def _check_options(
     if metric is not None:
         Metric.parse(metric)
     if codec is not None:
-        find_codec(codec)
+        find_codec(codec, int(dim or 1))
     if tenants is not None and tenants is not False:
         raise InvalidArgumentError(
             f"tenants is {tenants!r}; this version has no tenants. Use a collection for each."
@@ -294,7 +295,6 @@ def _compare(
         "codec": record.codec,
         "raw": record.raw,
     }
-    codec = AUTO if codec == "auto" and record.codec == AUTO else codec
     given = {"dim": dim, "metric": metric, "tenants": tenants, "codec": codec, "raw": raw}
     for option, value in given.items():
         if value is not None and value != stored[option]:

@@ -221,7 +221,7 @@ class Writer:
         state = snapshot.state
         numbers = _Counter(self._next_extent())
         pool = worker_pool(self._searcher.workers)
-        builder = Builder(self._identity, numbers, pool, progress)
+        builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress)
         directory = snapshot.extents.directory
         fresh = 0 if batch is None else len(batch.ids)
         log_rows = snapshot.log.numbers[: snapshot.log_count]

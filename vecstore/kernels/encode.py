@@ -8,16 +8,30 @@ from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.intrinsics import load_f32, store_f32, store_u32
-from vecstore.kernels.rabitq import encode_row, prepare, rotate_centred
+from vecstore.kernels.quantise import (
+    encode_grid,
+    encode_parts,
+    encode_signs,
+    encode_values,
+    pack_bytes,
+    pack_extra,
+)
+from vecstore.kernels.query import CODEWORDS, part_centred, prepare, rotate_centred
 from vecstore.kernels.view import (
     BLOCK_BYTES,
     CENTRE,
     CODEC,
     DIM,
+    EXTRA_BYTES,
+    FLOAT16,
+    FLOAT32,
     L2,
     METRIC,
     NO_ROW,
     PADDED,
+    PART_DIM,
+    PARTS,
+    PQ,
     RABITQ,
     SIGNS,
 )
@@ -30,20 +44,21 @@ _NO_ROW = np.uint32(NO_ROW)
 def _empty_places(view, block, first):
     """Mark places `first` to 31 of a block as empty."""
     numbers = block + view[BLOCK_BYTES] - 4 * BLOCK_ROWS
+    values = view[CODEC] in (FLOAT16, FLOAT32)
     for place in range(first, BLOCK_ROWS):
         store_u32(numbers, place, _NO_ROW)
-        if view[CODEC] == RABITQ:
+        if not values:
             store_f32(numbers, place - 3 * BLOCK_ROWS, _EMPTY_F_ADD)
 
 
 @kernel
 def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, offsets, target):
-    """Encode the rows of runs `begin` to `end` - 1 into blocks.
+    """Encode the rows of runs `begin` to `end` - 1 into blocks, and what stands behind them.
 
     Parameters
     ----------
     view : int64 array (see `vecstore.kernels.view`)
-        DIM, PADDED, METRIC, CODEC, BLOCK_BYTES, CENTRE and SIGNS are used.
+        The fields that `vecstore.codecs.Model.view` fills.
     centroids : float32 (runs, dim)
     raw : bool
         The rows are raw and get normalised under cosine; otherwise they are used as they are.
@@ -57,50 +72,60 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
     offsets : int64 (runs,)
         Place of each run, from `target`.
     target : int64
-        Address of zeroed memory.
+        Address of zeroed memory, a multiple of 64.
     """
     dim = view[DIM]
     padded = view[PADDED]
     metric = view[METRIC]
+    codec = view[CODEC]
     block_bytes = view[BLOCK_BYTES]
-    keep_prepared = np.empty(dim, np.float32)
-    keep_rotated = np.empty(padded, np.float32)
-    keep_centroid = np.empty(padded, np.float32)
-    prepared = keep_prepared.ctypes.data
-    rotated = keep_rotated.ctypes.data
-    centroid_rotated = keep_centroid.ctypes.data
+    factors_at = block_bytes - 16 * BLOCK_ROWS
+    wide = max(padded, view[PARTS] * view[PART_DIM], CODEWORDS)
+    keep = np.empty(5 * wide + 16, np.float32)
+    prepared = (keep.ctypes.data + 63) // 64 * 64
+    turned = prepared + 4 * wide
+    centroid_turned = turned + 4 * wide
+    room = centroid_turned + 4 * wide
     for run in range(begin, end):
         centroid = centroids.ctypes.data + 4 * dim * run
-        rotate_centred(centroid, view[CENTRE], dim, padded, view[SIGNS], centroid_rotated)
+        if codec == PQ:
+            part_centred(view, centroid, centroid_turned)
+        else:
+            rotate_centred(centroid, view[CENTRE], dim, padded, view[SIGNS], centroid_turned)
         block = target + offsets[run]
+        blocks = (first[run + 1] - first[run] + BLOCK_ROWS - 1) // BLOCK_ROWS
+        extra = block + blocks * block_bytes
         place = 0
         for i in range(first[run], first[run + 1]):
             prepare(metric if raw else L2, addresses[i], dim, prepared)
-            if view[CODEC] == RABITQ:
-                rotate_centred(prepared, view[CENTRE], dim, padded, view[SIGNS], rotated)
-                encode_row(
-                    metric,
-                    prepared,
-                    rotated,
-                    centroid,
-                    centroid_rotated,
-                    dim,
-                    padded,
-                    block,
-                    place,
-                    numbers[i],
-                )
+            if codec == PQ:
+                part_centred(view, prepared, turned)
+                encode_parts(view, prepared, turned, centroid, centroid_turned, room, block, place)
+            elif codec in (FLOAT32, FLOAT16):
+                encode_values(view, prepared, block, place)
             else:
-                for d in range(dim):
-                    store_f32(block, d * BLOCK_ROWS + place, load_f32(prepared, d))
-                store_u32(block, dim * BLOCK_ROWS + place, numbers[i])
+                rotate_centred(prepared, view[CENTRE], dim, padded, view[SIGNS], turned)
+                if codec == RABITQ:
+                    encode_signs(view, prepared, turned, centroid, centroid_turned, block, place)
+                    if view[EXTRA_BYTES] > 0:
+                        at = extra + view[EXTRA_BYTES] - 12
+                        encode_grid(view, prepared, turned, centroid, centroid_turned, room, at, 1)
+                        pack_extra(view, room, extra)
+                        extra += view[EXTRA_BYTES]
+                else:
+                    at = block + factors_at + 4 * place
+                    encode_grid(
+                        view, prepared, turned, centroid, centroid_turned, room, at, BLOCK_ROWS
+                    )
+                    pack_bytes(view, codec, room, block, place)
+            store_u32(block, block_bytes // 4 - BLOCK_ROWS + place, numbers[i])
             place += 1
             if place == BLOCK_ROWS:
                 place = 0
                 block += block_bytes
         if place > 0:
             _empty_places(view, block, place)
-    return keep_prepared[0] + keep_rotated[0] + keep_centroid[0]
+    return keep[0]
 
 
 @kernel

@@ -36,6 +36,27 @@ def _hadamard(address, size):
 
 
 @kernel
+def _window(padded, r):
+    """First coordinate and size of the window that round `r` transforms."""
+    size = 64
+    while size * 2 <= padded:
+        size *= 2
+    return 0 if r % 2 == 0 else padded - size, size
+
+
+@kernel
+def _flip(x, padded, signs, r, first, size):
+    """Apply the signs of a round, and the scale of its transform within the window."""
+    scale = np.float32(1.0) / np.sqrt(np.float32(size))
+    for i in range(first):
+        store_f32(x, i, load_f32(x, i) * load_f32(signs, r * padded + i))
+    for i in range(first, first + size):
+        store_f32(x, i, load_f32(x, i) * load_f32(signs, r * padded + i) * scale)
+    for i in range(first + size, padded):
+        store_f32(x, i, load_f32(x, i) * load_f32(signs, r * padded + i))
+
+
+@kernel
 def rotate(x, padded, signs):
     """Rotate a vector in place.
 
@@ -48,16 +69,16 @@ def rotate(x, padded, signs):
     signs : int64
         Address of float32 (ROUNDS, padded): +1 or -1, drawn once per collection.
     """
-    size = 64
-    while size * 2 <= padded:
-        size *= 2
-    scale = np.float32(1.0) / np.sqrt(np.float32(size))
     for r in range(ROUNDS):
-        first = 0 if r % 2 == 0 else padded - size
-        for i in range(first):
-            store_f32(x, i, load_f32(x, i) * load_f32(signs, r * padded + i))
-        for i in range(first, first + size):
-            store_f32(x, i, load_f32(x, i) * load_f32(signs, r * padded + i) * scale)
-        for i in range(first + size, padded):
-            store_f32(x, i, load_f32(x, i) * load_f32(signs, r * padded + i))
+        first, size = _window(padded, r)
+        _flip(x, padded, signs, r, first, size)
         _hadamard(x + 4 * first, size)
+
+
+@kernel
+def rotate_back(x, padded, signs):
+    """Invert `rotate`, in place."""
+    for r in range(ROUNDS - 1, -1, -1):
+        first, size = _window(padded, r)
+        _hadamard(x + 4 * first, size)
+        _flip(x, padded, signs, r, first, size)

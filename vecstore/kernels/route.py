@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
+from vecstore.kernels.blocks import rabitq_block
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import centroid_distance
 from vecstore.kernels.intrinsics import (
@@ -18,7 +19,6 @@ from vecstore.kernels.intrinsics import (
     load_i64,
     load_u32,
     prefetch,
-    rabitq_block,
     store_u32,
     store_u64,
 )
@@ -34,6 +34,7 @@ from vecstore.kernels.view import (
     DIM,
     ESTIMATES,
     ESTIMATES_MAX,
+    FACTS,
     HEAP,
     HEAP_MAX,
     HISTOGRAM,
@@ -43,6 +44,8 @@ from vecstore.kernels.view import (
     PAGE_ADDRESS,
     PAGE_BLOCKS,
     PAGES,
+    PLANE_SCALE,
+    PLANE_SHIFT,
     PLANES_AT,
     POSTINGS,
     QUERY,
@@ -55,8 +58,10 @@ _ANY = np.float32(np.inf)
 
 
 @kernel
-def _estimate_page(view, scratch, page, scale, shift, found):
+def _estimate_page(view, scratch, page, found):
     dim = view[DIM]
+    scale = load_f32(scratch[FACTS], PLANE_SCALE)
+    shift = load_f32(scratch[FACTS], PLANE_SHIFT)
     words = view[PADDED] // 64
     block_bytes = words * 8 * BLOCK_ROWS + 16 * BLOCK_ROWS
     super_centroid = view[SUPERS] + 4 * dim * page
@@ -85,7 +90,7 @@ def _estimate_page(view, scratch, page, scale, shift, found):
 
 
 @kernel
-def route(view, scratch, probes, pages_probed, scale, shift):
+def route(view, scratch, probes, pages_probed):
     """Fill the scratch heap with the postings nearest to the prepared query.
 
     Parameters
@@ -95,8 +100,6 @@ def route(view, scratch, probes, pages_probed, scale, shift):
         Postings wanted; about `OVERSAMPLE` times as many get an exact distance.
     pages_probed : int64
         Pages of centroids looked at, the nearest first.
-    scale, shift : float32
-        From `query_planes`.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def route(view, scratch, probes, pages_probed, scale, shift):
     found = 0
     if pages <= pages_probed:
         for nearby in range(pages):
-            found = _estimate_page(view, scratch, nearby, scale, shift, found)
+            found = _estimate_page(view, scratch, nearby, found)
     else:
         for nearby in range(pages):
             distance = centroid_distance(
@@ -121,7 +124,7 @@ def route(view, scratch, probes, pages_probed, scale, shift):
         for taken in range(pages_probed):
             key = heap_pop(scratch[HEAP], pages - taken)
             page = np.int64(key & np.uint64(0xFFFF_FFFF))
-            found = _estimate_page(view, scratch, page, scale, shift, found)
+            found = _estimate_page(view, scratch, page, found)
     estimates = scratch[ESTIMATES]
     want = np.int64(probes * OVERSAMPLE) + 4
     cut = histogram_cut(estimates, found, want, scratch[HISTOGRAM])

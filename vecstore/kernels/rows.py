@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vecstore.config import CHUNK_ROWS
+from vecstore.config import BLOCK_ROWS, CHUNK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.checksum import xxh3
 from vecstore.kernels.distance import exact_distance
@@ -18,6 +18,7 @@ from vecstore.kernels.view import (
     COUNT_RERANKED,
     DAMAGED,
     DIM,
+    EXTRA_BYTES,
     HASH,
     LIVE,
     LOG_NUMBERS,
@@ -60,11 +61,17 @@ def _set(bitmap, place):
 
 
 @kernel
+def run_block_bytes(view):
+    """Bytes of a run for each of its blocks: the block, and what stands behind for its rows."""
+    return view[BLOCK_BYTES] + BLOCK_ROWS * view[EXTRA_BYTES]
+
+
+@kernel
 def run_intact(view, scratch, counters, run):
     """Hold a run against its checksum on its first use; note it when it is damaged."""
     if _is_set(view[RUN_CHECKED], run):
         return True
-    size = load_i64(view[RUN_BLOCKS], run) * view[BLOCK_BYTES]
+    size = load_i64(view[RUN_BLOCKS], run) * run_block_bytes(view)
     if xxh3(load_i64(view[RUN_ADDRESS], run), size, scratch[HASH]) == load_u64(view[RUN_SUM], run):
         _set(view[RUN_CHECKED], run)
         return True

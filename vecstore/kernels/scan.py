@@ -1,58 +1,86 @@
-"""Scanning posting lists block by block, keeping what its bounds cannot exclude."""
+"""Scanning posting lists block by block, keeping what its bounds cannot exclude.
+
+A row's estimate comes with a bound, so that it is excluded when even its least possible distance
+is over the k-th best found.  Codes of one bit have wide bounds, and their survivors are reranked
+soon, for a tight k-th distance.  Codes of more bits bound from above as well: the k-th least
+upper bound serves as the threshold, and the few survivors are reranked at the end, in one go.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
+from vecstore.kernels.blocks import mask_within
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.estimate import error_bound, estimate_block, refine
 from vecstore.kernels.intrinsics import (
-    float32_block,
     load_f32,
     load_i64,
     load_u32,
     lowest_bit,
-    mask_within,
     prefetch,
-    rabitq_block,
     store_f32,
     store_u32,
+    store_u64,
 )
 from vecstore.kernels.rows import is_live, raw_address, rerank, run_intact
-from vecstore.kernels.topk import histogram_cut
+from vecstore.kernels.topk import heap_pop, heapify, histogram_cut, offer_upper
 from vecstore.kernels.view import (
+    BITS,
     BLOCK_BYTES,
     CODEC,
-    COSINE,
     COUNT_ROWS,
     DIM,
     ESTIMATES,
     ESTIMATES_MAX,
+    EXTRA_BYTES,
     FIRST_RUN,
+    HEAP,
     HISTOGRAM,
-    IP,
     LOWER,
-    METRIC,
     NO_ROW,
-    PADDED,
-    PLANES_AT,
-    QUERY,
     RABITQ,
     RUN_ADDRESS,
     RUN_BLOCKS,
     SURVIVORS,
     SURVIVORS_MAX,
+    UPPER,
+    UPPERS_MAX,
 )
 
 _INF = np.float32(np.inf)
-_NO_ROW = np.uint32(NO_ROW)
 _LINE_BYTES = 64
 _LINES_MAX = 16
 """Cache lines of a raw row that are asked for ahead; the processor's streamer takes the rest."""
 RERANK_AT = 16
-"""Survivors that wait before their exact distances are taken."""
+"""Survivors of 1-bit codes that wait before their exact distances are taken."""
+RERANK_AT_END = SURVIVORS_MAX - BLOCK_ROWS
+"""Survivors of better codes that may wait."""
 SEED_EXTRA = 6
 """Rows beyond k that are reranked first, to get a threshold before the scan."""
+
+
+@kernel
+def bounds_above(view, k):
+    """Tell whether the codes bound distances from above tightly enough to use it."""
+    return k <= UPPERS_MAX and (view[CODEC] != RABITQ or view[BITS] > 1)
+
+
+@kernel
+def _ask(view, row):
+    """Ask for a raw vector."""
+    address = raw_address(view, row)
+    for line in range(min(_LINES_MAX, 4 * view[DIM] // _LINE_BYTES + 1)):
+        prefetch(address + line * _LINE_BYTES)
+
+
+@kernel
+def _push(scratch, n, row, lower):
+    """Put a row on the list of survivors."""
+    store_u32(scratch[SURVIVORS], n, np.uint32(row))
+    store_f32(scratch[LOWER], n, lower)
+    return n + 1
 
 
 @kernel
@@ -60,44 +88,26 @@ def _keep(view, scratch, n, row, lower):
     """Put a live row on the list of survivors and ask for its raw vector."""
     if not is_live(view, row):
         return n
-    address = raw_address(view, row)
-    lines = min(_LINES_MAX, 4 * view[DIM] // _LINE_BYTES + 1)
-    for line in range(lines):
-        prefetch(address + line * _LINE_BYTES)
-    store_u32(scratch[SURVIVORS], n, np.uint32(row))
-    store_f32(scratch[LOWER], n, lower)
-    return n + 1
+    _ask(view, row)
+    return _push(scratch, n, row, lower)
 
 
 @kernel
-def _float32_block(view, query, block, target):
-    """Distances of one block of 32 rows stored as float32, rows side by side."""
-    dim = view[DIM]
-    float32_block(block, query, dim, np.int64(view[METRIC] == IP), target)
-    scale = np.float32(0.5) if view[METRIC] == COSINE else np.float32(1.0)
-    for r in range(BLOCK_ROWS):
-        empty = load_u32(block, dim * BLOCK_ROWS + r) == _NO_ROW
-        store_f32(target, r, _INF if empty else scale * load_f32(target, r))
+def _keep_bounded(view, scratch, n, k, row, estimate, error, kth):
+    """Put a live row on the list of survivors; lower the threshold by its upper bound."""
+    lower = estimate - error
+    if not lower <= kth or not is_live(view, row):
+        return n
+    offer_upper(scratch, k, np.uint32(row), estimate + error)
+    return _push(scratch, n, row, lower)
 
 
 @kernel
-def _estimate_block(view, scratch, block, scale, shift, g_add, g_err, threshold, target):
-    """Estimates of one block in `target`; bits of the rows that may lie within `threshold`."""
-    if view[CODEC] == RABITQ:
-        return rabitq_block(
-            block,
-            scratch[PLANES_AT],
-            view[PADDED] // 64,
-            scale,
-            shift,
-            g_add,
-            g_err,
-            threshold,
-            target,
-        )
-    _float32_block(view, scratch[QUERY], block, target)
-    slack = np.float32(1e-4) * abs(threshold) + np.float32(1e-6)
-    return mask_within(target, threshold + slack if threshold < _INF else threshold)
+def threshold(scratch, above, distances, count):
+    """Distance beyond which a row cannot be among the k nearest."""
+    last = distances.shape[0] - 1
+    kth = distances[last] if count > last else _INF
+    return min(kth, load_f32(scratch[UPPER], last)) if above else kth
 
 
 @kernel
@@ -107,8 +117,6 @@ def scan_posting(
     counters,
     ordinal,
     following,
-    scale,
-    shift,
     g_add,
     g_err,
     rows,
@@ -120,7 +128,7 @@ def scan_posting(
 
     A warm scan waits for memory most, so while a block is scanned, the one at the same place of
     the posting that `following` names (-1: none) is asked for.  Survivors wait until there are
-    `RERANK_AT` of them, so that their raw vectors arrive while more blocks are scanned.
+    enough of them, so that their raw vectors arrive while more blocks are scanned.
 
     Returns
     -------
@@ -128,7 +136,10 @@ def scan_posting(
         Rows in the best so far, and survivors that wait.
     """
     block_bytes = view[BLOCK_BYTES]
-    last = rows.shape[0] - 1
+    extra_bytes = view[EXTRA_BYTES]
+    k = rows.shape[0]
+    above = bounds_above(view, k)
+    rerank_at = RERANK_AT_END if above else RERANK_AT
     ahead = 0
     ahead_end = 0
     if following >= 0:
@@ -141,32 +152,41 @@ def scan_posting(
             continue
         block = load_i64(view[RUN_ADDRESS], run)
         blocks = load_i64(view[RUN_BLOCKS], run)
+        extra = block + blocks * block_bytes
         counters[COUNT_ROWS] += blocks * BLOCK_ROWS
         for _ in range(blocks):
             if ahead < ahead_end:
                 for line in range(ahead, ahead + block_bytes, _LINE_BYTES):
                     prefetch(line)
                 ahead += block_bytes
-            if waiting >= RERANK_AT:
+            if waiting >= rerank_at:
                 count = rerank(view, scratch, counters, waiting, rows, distances, count)
                 waiting = 0
-            kth = distances[last] if count > last else _INF
+            kth = threshold(scratch, above, distances, count)
             target = scratch[ESTIMATES]
-            mask = _estimate_block(view, scratch, block, scale, shift, g_add, g_err, kth, target)
+            mask = estimate_block(view, scratch, block, g_add, g_err, kth, target)
             numbers = block + block_bytes - 4 * BLOCK_ROWS
             while mask != np.uint32(0):
                 r = lowest_bit(mask)
                 mask = np.uint32(mask & (mask - np.uint32(1)))
-                lower = load_f32(target, r)
-                if view[CODEC] == RABITQ:
-                    lower -= load_f32(numbers, r - BLOCK_ROWS) * g_err
-                waiting = _keep(view, scratch, waiting, np.int64(load_u32(numbers, r)), lower)
+                row = np.int64(load_u32(numbers, r))
+                estimate = load_f32(target, r)
+                error = error_bound(view, scratch, numbers, r, estimate, g_err)
+                if not above:
+                    waiting = _keep(view, scratch, waiting, row, estimate - error)
+                    continue
+                if extra_bytes > 0:
+                    own = extra + r * extra_bytes
+                    estimate, error = refine(view, scratch, block, r, own, g_add, g_err)
+                waiting = _keep_bounded(view, scratch, waiting, k, row, estimate, error, kth)
+                kth = threshold(scratch, above, distances, count)
             block += block_bytes
+            extra += BLOCK_ROWS * extra_bytes
     return count, waiting
 
 
 @kernel
-def seed(view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances):
+def seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances):
     """Rerank the best estimates of the nearest posting, so that a scan starts with a threshold."""
     k = rows.shape[0]
     block_bytes = view[BLOCK_BYTES]
@@ -180,9 +200,8 @@ def seed(view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, dis
         block = load_i64(view[RUN_ADDRESS], run)
         for _ in range(load_i64(view[RUN_BLOCKS], run)):
             if found + BLOCK_ROWS <= scratch[ESTIMATES_MAX]:
-                _estimate_block(
-                    view, scratch, block, scale, shift, g_add, g_err, _INF, estimates + 4 * found
-                )
+                place = estimates + 4 * found
+                estimate_block(view, scratch, block, g_add, g_err, _INF, place)
                 found += BLOCK_ROWS
                 block += block_bytes
     if found <= k + SEED_EXTRA:
@@ -206,6 +225,36 @@ def seed(view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, dis
                     n = 0
                 at += BLOCK_ROWS
                 block += block_bytes
+    return rerank(view, scratch, counters, n, rows, distances, count)
+
+
+@kernel
+def rerank_last(view, scratch, counters, waiting, rows, distances, count):
+    """Take exact distances of the bounded survivors that are left, in the order of rows.
+
+    Those that no bound excludes any more are asked for together, before the first is read.
+    """
+    kth = threshold(scratch, True, distances, count)
+    heap = scratch[HEAP]
+    lowers = scratch[ESTIMATES]
+    size = 0
+    for i in range(waiting):
+        lower = load_f32(scratch[LOWER], i)
+        if lower <= kth:
+            high = np.uint64(load_u32(scratch[SURVIVORS], i)) << np.uint64(32)
+            store_u64(heap, size, high | np.uint64(i))
+            store_f32(lowers, i, lower)
+            size += 1
+    heapify(heap, size)
+    n = 0
+    previous = np.int64(NO_ROW)
+    for taken in range(size):
+        key = heap_pop(heap, size - taken)
+        row = np.int64(key >> np.uint64(32))
+        if row != previous:
+            _ask(view, row)
+            n = _push(scratch, n, row, load_f32(lowers, np.int64(key & np.uint64(0xFFFF_FFFF))))
+        previous = row
     return rerank(view, scratch, counters, n, rows, distances, count)
 
 

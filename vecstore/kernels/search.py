@@ -10,27 +10,23 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.kernels.cache import kernel
-from vecstore.kernels.distance import euclidean
-from vecstore.kernels.rabitq import prepare, query_planes, rotate_centred
+from vecstore.kernels.estimate import error_factor
+from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
 from vecstore.kernels.rows import rerank, scan_log, scan_raw
-from vecstore.kernels.scan import scan_posting, seed
+from vecstore.kernels.scan import bounds_above, rerank_last, scan_posting, seed, threshold
+from vecstore.kernels.topk import clear_uppers
 from vecstore.kernels.view import (
     BOUND,
-    CENTRE,
     CENTROIDS,
     COUNT_POSTINGS,
     DIM,
     METRIC,
     NO_ROW,
-    PADDED,
     PAGES_PROBED,
-    PLANES_AT,
     POSTINGS,
     PROBES,
     QUERY,
-    ROTATED,
-    SIGNS,
     SPREAD,
 )
 
@@ -41,39 +37,35 @@ _NO_ROW = np.uint32(NO_ROW)
 @kernel
 def _search_index(view, scratch, effort, counters, rows, distances):
     """Probe the nearest postings, as many as `effort` says."""
-    dim = view[DIM]
-    padded = view[PADDED]
-    metric = view[METRIC]
-    query = scratch[QUERY]
-    rotate_centred(query, view[CENTRE], dim, padded, view[SIGNS], scratch[ROTATED])
-    scale, shift = query_planes(scratch[ROTATED], padded, scratch[PLANES_AT])
+    make_query(view, scratch)
     probes = np.int64(effort[PROBES])
     bound = np.float32(effort[BOUND])
-    left = route(view, scratch, probes, np.int64(effort[PAGES_PROBED]), scale, shift)
+    left = route(view, scratch, probes, np.int64(effort[PAGES_PROBED]))
     limit = _INF
     k = rows.shape[0]
+    above = bounds_above(view, k)
+    if above:
+        clear_uppers(scratch, k)
     count = 0
     waiting = 0
     probed = 0
     g_add, ordinal, left = next_posting(scratch, left)
     while ordinal >= 0:
-        if probed > 0 and count >= k and (probed >= probes or g_add > limit):
+        enough = count >= k or (above and threshold(scratch, above, distances, count) < _INF)
+        if probed > 0 and enough and (probed >= probes or g_add > limit):
             break
         following, next_ordinal, left = next_posting(scratch, left)
-        g_err = bound * euclidean(metric, query, g_add, view[CENTROIDS] + 4 * dim * ordinal, dim)
+        g_err = error_factor(view, scratch, g_add, view[CENTROIDS] + 4 * view[DIM] * ordinal, bound)
         if probed == 0:
             limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
-            count = seed(
-                view, scratch, counters, ordinal, scale, shift, g_add, g_err, rows, distances
-            )
+            if not above:
+                count = seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances)
         count, waiting = scan_posting(
             view,
             scratch,
             counters,
             ordinal,
             next_ordinal,
-            scale,
-            shift,
             g_add,
             g_err,
             rows,
@@ -83,10 +75,12 @@ def _search_index(view, scratch, effort, counters, rows, distances):
         )
         probed += 1
         g_add, ordinal = following, next_ordinal
-        if count < k:
+        if count < k and not above:
             count = rerank(view, scratch, counters, waiting, rows, distances, count)
             waiting = 0
     counters[COUNT_POSTINGS] += probed
+    if above:
+        return rerank_last(view, scratch, counters, waiting, rows, distances, count)
     return rerank(view, scratch, counters, waiting, rows, distances, count)
 
 

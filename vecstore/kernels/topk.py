@@ -13,10 +13,12 @@ from vecstore.kernels.intrinsics import (
     load_i64,
     load_u32,
     load_u64,
+    store_f32,
     store_i64,
+    store_u32,
     store_u64,
 )
-from vecstore.kernels.view import BINS, CHUNK_ORDER, CHUNKS
+from vecstore.kernels.view import BINS, CHUNK_ORDER, CHUNKS, NO_ROW, UPPER, UPPER_ROWS
 
 _SIGN = np.uint32(0x8000_0000)
 _ALL = np.uint32(0xFFFF_FFFF)
@@ -63,6 +65,36 @@ def offer(view, rows, distances, count, row, distance):
     rows[place] = row
     distances[place] = distance
     return min(count + 1, k)
+
+
+@kernel
+def offer_upper(scratch, k, row, upper):
+    """Insert a row's upper bound into the k least, each row once."""
+    uppers = scratch[UPPER]
+    rows = scratch[UPPER_ROWS]
+    if not upper < load_f32(uppers, k - 1):
+        return
+    last = k - 1
+    for i in range(k):
+        if load_u32(rows, i) == row:
+            if not upper < load_f32(uppers, i):
+                return
+            last = i
+    place = last
+    while place > 0 and load_f32(uppers, place - 1) > upper:
+        store_f32(uppers, place, load_f32(uppers, place - 1))
+        store_u32(rows, place, load_u32(rows, place - 1))
+        place -= 1
+    store_f32(uppers, place, upper)
+    store_u32(rows, place, row)
+
+
+@kernel
+def clear_uppers(scratch, k):
+    """Begin with no upper bound."""
+    for i in range(k):
+        store_f32(scratch[UPPER], i, np.float32(np.inf))
+        store_u32(scratch[UPPER_ROWS], i, np.uint32(NO_ROW))
 
 
 @kernel

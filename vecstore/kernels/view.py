@@ -14,7 +14,7 @@ DIM: Final = 0
 PADDED: Final = 1
 METRIC: Final = 2
 CODEC: Final = 3
-BLOCK_BYTES: Final = 4
+BLOCK_BYTES: Final = 4  # of 32 rows, as the scan steps through them
 CENTRE: Final = 5  # f32 (dim,)
 SIGNS: Final = 6  # f32 (rounds, padded)
 PAGES: Final = 7  # super-centroids
@@ -37,7 +37,16 @@ LIVE: Final = 23  # u64 bitmap over rows
 LOG_ROWS: Final = 24  # fresh rows
 LOG_NUMBERS: Final = 25  # u32 (fresh rows,)
 LOG_VECTORS: Final = 26  # f32 (fresh rows, dim)
-VIEW_FIELDS: Final = 27
+BITS: Final = 27  # of a code, per dimension
+STEPS: Final = 28  # rounds of the block kernel's inner loop
+EXTRA_BYTES: Final = 29  # of a row, behind the blocks of its run
+GRID_SCALE: Final = 30  # bits of the float32 by which residuals of length one are quantised
+PARTS: Final = 31  # parts of a vector that have a codebook each
+PART_DIM: Final = 32
+CODEBOOK: Final = 33  # f32 (parts, part dim, 256)
+MATRIX: Final = 34  # f32 (parts * part dim, dim), learned rotation; 0 = none
+GRID_ERROR: Final = 35  # bits of the float32 relative error of its codes
+VIEW_FIELDS: Final = 36
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -52,9 +61,26 @@ SURVIVORS: Final = 8  # u32 (survivors max,)
 LOWER: Final = 9  # f32 (survivors max,)
 HASH: Final = 10  # 64 bytes
 HISTOGRAM: Final = 11  # i64 (BINS,)
-SCRATCH_FIELDS: Final = 12
+FACTS: Final = 12  # f32 (QUERY_FACTS,)
+BYTES_AT: Final = 13  # i8 (padded,): the query's coordinates, rounded
+PARTED: Final = 14  # f32 (parts * part dim,): the query as product quantisation sees it
+TABLES: Final = 15  # f32 (parts, 256): its products with the codebooks
+UPPER: Final = 16  # f32 (UPPERS_MAX,): least upper bounds so far, ascending
+UPPER_ROWS: Final = 17  # u32 (UPPERS_MAX,)
+SCRATCH_FIELDS: Final = 18
 
-SURVIVORS_MAX: Final = 64
+# --- facts of a query ----------------------------------------------------------------------
+PLANE_SCALE: Final = 0  # products with bit planes: value of a step, and what to subtract
+PLANE_SHIFT: Final = 1
+CODE_SCALE: Final = 2  # the same for the posting codes
+CODE_SHIFT: Final = 3
+HALF_SUM: Final = 4  # half the sum of the rotated coordinates
+LENGTH: Final = 5
+ROUNDING: Final = 6  # of the query, as a square to be added to that of its distance
+QUERY_FACTS: Final = 7
+
+SURVIVORS_MAX: Final = 512
+UPPERS_MAX: Final = 256
 BINS: Final = 512
 PAGE_TAG: Final = 1 << 62
 """Added to the number of a page of raw rows where a damaged thing is named."""
@@ -83,3 +109,7 @@ IP: Final = 2
 # --- codecs, as stored -----------------------------------------------------------------------
 RABITQ: Final = 1
 FLOAT32: Final = 2
+FLOAT16: Final = 3
+INT8: Final = 4
+INT4: Final = 5
+PQ: Final = 6

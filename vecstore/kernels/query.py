@@ -1,0 +1,213 @@
+"""What a query becomes before any block is looked at: rotated, planes, bytes, tables.
+
+Everything here is made once per query, whatever the number of postings: the estimates of
+`vecstore.kernels.factors` need only products of the codes with the query itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vecstore.config import SQUARE_MAX, SQUARE_MIN
+from vecstore.kernels.blocks import PLANES
+from vecstore.kernels.cache import kernel
+from vecstore.kernels.distance import inner_product
+from vecstore.kernels.intrinsics import (
+    bits_float,
+    load_f32,
+    load_u64,
+    store_f32,
+    store_u8,
+    store_u64,
+)
+from vecstore.kernels.rotation import rotate
+from vecstore.kernels.view import (
+    BYTES_AT,
+    CENTRE,
+    CODE_SCALE,
+    CODE_SHIFT,
+    CODEBOOK,
+    CODEC,
+    COSINE,
+    DIM,
+    FACTS,
+    GRID_ERROR,
+    HALF_SUM,
+    INT4,
+    INT8,
+    LENGTH,
+    MATRIX,
+    PADDED,
+    PART_DIM,
+    PARTED,
+    PARTS,
+    PLANE_SCALE,
+    PLANE_SHIFT,
+    PLANES_AT,
+    PQ,
+    QUERY,
+    ROTATED,
+    ROUNDING,
+    SIGNS,
+    TABLES,
+)
+
+_SQUARE_MIN = np.float32(SQUARE_MIN)
+_SQUARE_MAX = np.float32(SQUARE_MAX)
+STEPS = np.float32(2 ** (PLANES - 1) - 1)
+"""Steps of a query coordinate on either side of zero, as bit planes."""
+BYTE_STEPS = np.float32(127)
+"""The same as signed bytes."""
+CODEWORDS = 256
+
+
+@kernel
+def prepare(metric, source, dim, target):
+    """Copy a raw vector as the index sees it: normalised under cosine.
+
+    Returns
+    -------
+    int
+        0; 1 when the squared length is too large or no number; 2 when it is as good as zero under
+        cosine.
+    """
+    total = np.float32(0.0)
+    for i in range(dim):
+        value = load_f32(source, i)
+        total += value * value
+    if not total <= _SQUARE_MAX:
+        return 1
+    scale = np.float32(1.0)
+    if metric == COSINE:
+        if total < _SQUARE_MIN:
+            return 2
+        scale = np.float32(1.0) / np.sqrt(total)
+    for i in range(dim):
+        store_f32(target, i, load_f32(source, i) * scale)
+    return 0
+
+
+@kernel
+def rotate_centred(prepared, centre, dim, padded, signs, target):
+    """Subtract the collection's centre, pad with zeros, rotate."""
+    for i in range(dim):
+        store_f32(target, i, load_f32(prepared, i) - load_f32(centre, i))
+    for i in range(dim, padded):
+        store_f32(target, i, np.float32(0.0))
+    rotate(target, padded, signs)
+
+
+@kernel
+def part_centred(view, prepared, target):
+    """Subtract the collection's centre; turn by the learned rotation, or pad with zeros."""
+    dim = view[DIM]
+    centre = view[CENTRE]
+    wide = view[PARTS] * view[PART_DIM]
+    if view[MATRIX] == 0:
+        for i in range(dim):
+            store_f32(target, i, load_f32(prepared, i) - load_f32(centre, i))
+        for i in range(dim, wide):
+            store_f32(target, i, np.float32(0.0))
+    else:
+        for i in range(wide):
+            row = view[MATRIX] + 4 * dim * i
+            turned = inner_product(prepared, row, dim) - inner_product(centre, row, dim)
+            store_f32(target, i, turned)
+
+
+@kernel
+def query_planes(rotated, padded, planes):
+    """Round a rotated query to `PLANES` bits per coordinate and lay them out as bit planes.
+
+    Returns
+    -------
+    (float32, float32)
+        Value of one step, and half the sum of the coordinates.
+    """
+    largest = np.float32(0.0)
+    total = np.float32(0.0)
+    for i in range(padded):
+        value = load_f32(rotated, i)
+        total += value
+        largest = max(largest, abs(value))
+    step = largest / STEPS
+    inverse = np.float32(1.0) / step if step > np.float32(0.0) else np.float32(0.0)
+    for word in range(padded // 64):
+        for plane in range(PLANES):
+            store_u64(planes, word * PLANES + plane, np.uint64(0))
+        for j in range(64):
+            value = np.floor(load_f32(rotated, word * 64 + j) * inverse + np.float32(0.5))
+            bits = np.uint64(np.int64(value))
+            for plane in range(PLANES):
+                at = word * PLANES + plane
+                bit = (bits >> np.uint64(plane)) & np.uint64(1)
+                store_u64(planes, at, load_u64(planes, at) | (bit << np.uint64(j)))
+    return step, np.float32(0.5) * total
+
+
+@kernel
+def query_bytes(rotated, padded, target):
+    """Round a rotated query to signed bytes.
+
+    Returns
+    -------
+    (float32, float32)
+        Value of one step, and the sum of the bytes.
+    """
+    largest = np.float32(0.0)
+    for i in range(padded):
+        largest = max(largest, abs(load_f32(rotated, i)))
+    step = largest / BYTE_STEPS
+    inverse = np.float32(1.0) / step if step > np.float32(0.0) else np.float32(0.0)
+    total = np.float32(0.0)
+    for i in range(padded):
+        value = np.floor(load_f32(rotated, i) * inverse + np.float32(0.5))
+        total += value
+        store_u8(target, i, np.uint8(np.int8(value)))
+    return step, total
+
+
+@kernel
+def query_tables(view, parted, tables):
+    """Products of each part of the query with the codewords of its codebook."""
+    part_dim = view[PART_DIM]
+    for part in range(view[PARTS]):
+        table = tables + 4 * CODEWORDS * part
+        for j in range(CODEWORDS):
+            store_f32(table, j, np.float32(0.0))
+        for s in range(part_dim):
+            value = load_f32(parted, part * part_dim + s)
+            codebook = view[CODEBOOK] + 4 * CODEWORDS * (part * part_dim + s)
+            for j in range(CODEWORDS):
+                store_f32(table, j, load_f32(table, j) + value * load_f32(codebook, j))
+
+
+@kernel
+def make_query(view, scratch):
+    """Derive from the prepared query all that routing and the posting codec need."""
+    padded = view[PADDED]
+    query = scratch[QUERY]
+    facts = scratch[FACTS]
+    rotated = scratch[ROTATED]
+    rotate_centred(query, view[CENTRE], view[DIM], padded, view[SIGNS], rotated)
+    scale, shift = query_planes(rotated, padded, scratch[PLANES_AT])
+    store_f32(facts, PLANE_SCALE, scale)
+    store_f32(facts, PLANE_SHIFT, shift)
+    store_f32(facts, CODE_SCALE, scale)
+    store_f32(facts, CODE_SHIFT, shift)
+    store_f32(facts, HALF_SUM, shift)
+    store_f32(facts, ROUNDING, np.float32(0.0))
+    store_f32(facts, LENGTH, np.sqrt(inner_product(query, query, view[DIM])))
+    codec = view[CODEC]
+    if codec in (INT8, INT4):
+        step, total = query_bytes(rotated, padded, scratch[BYTES_AT])
+        middle = np.float32(127.5) if codec == INT8 else np.float32(7.5)
+        store_f32(facts, CODE_SCALE, step)
+        store_f32(facts, CODE_SHIFT, middle * step * total)
+        share = step / bits_float(np.uint32(view[GRID_ERROR]))
+        store_f32(facts, ROUNDING, share * share * np.float32(padded - 1) / np.float32(12.0))
+    elif codec == PQ:
+        part_centred(view, query, scratch[PARTED])
+        query_tables(view, scratch[PARTED], scratch[TABLES])
+        store_f32(facts, CODE_SCALE, np.float32(1.0))
+        store_f32(facts, CODE_SHIFT, np.float32(0.0))
