@@ -27,7 +27,7 @@ from vecstore.directory import Directory, write_directory
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.kernels.encode import gather_rows
-from vecstore.layout import ExtentRecord, Section, align
+from vecstore.layout import TENANT_NONE, ExtentRecord, Section, align, get_bits
 from vecstore.postings import group, write_postings
 from vecstore.rawrows import extent_rows, write_rows
 from vecstore.snapshot import Snapshot
@@ -38,6 +38,8 @@ I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 CODEBOOK_ROWS = 65_536
 """Rows that codebooks are trained on."""
+SPREAD_ROWS = 2_048
+"""Rows whose distances to their centroids tell how well these fit."""
 
 
 def normalised(x: F32, metric: int) -> F32:
@@ -101,12 +103,15 @@ class Built:
         Row number of each new row, in input order.
     postings : int
         Postings of the directory; 0 when the present one stays.
+    spread : float
+        Mean squared distance of the rows to the centroids of their postings.
     """
 
     identity: Identity
     extents: dict[int, ExtentRecord] = field(default_factory=dict)
     numbers: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
     postings: int = 0
+    spread: float = 0.0
 
     def open(self, number: int) -> Extent:
         """Map an extent that was just written."""
@@ -165,6 +170,7 @@ class Builder:
         model = self._train_model(rows, tree, homes)
         postings = np.arange(first_posting, first_posting + len(tree.leaves), dtype=np.uint32)
         built = Built(self._identity, postings=len(postings))
+        built.spread = self._spread(rows, tree.leaves, homes)
         try:
             self._write(
                 built,
@@ -177,17 +183,7 @@ class Builder:
                 postings,
                 model,
             )
-            number = self._next_extent()
-            built.extents[number] = write_directory(
-                self._identity.folder,
-                number,
-                self._record.number,
-                0,
-                model,
-                tree.leaves,
-                postings,
-                self._record.seed,
-            )
+            self._put_directory(built, model, tree.leaves, postings)
         except BaseException:
             built.abandon()
             raise
@@ -206,6 +202,7 @@ class Builder:
         homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
         homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
         built = Built(self._identity)
+        built.spread = self._spread(rows, directory.centroids, homes)
         try:
             self._write(
                 built,
@@ -268,14 +265,46 @@ class Builder:
             raise
         return built
 
+    def rewrite(self, snapshot: Snapshot, directory: Directory) -> Built:
+        """Write all postings of a snapshot anew, each as one run, with this codec.
+
+        Postings, centroids and rows stay what they are; entries of dead rows are left out.
+        """
+        first, rows = _entries(snapshot, directory)
+        addresses = snapshot.addresses(rows)
+        centroids = np.ascontiguousarray(directory.centroids)
+        postings = np.ascontiguousarray(directory.postings)
+        sample = _sample(len(rows), CODEBOOK_ROWS if self._codec.parts else 0, self._record.seed)
+        homes = np.searchsorted(first, sample, side="right") - 1
+        source = Rows(self._record.dim, self._record.metric, addresses, None)
+        model = train_model(
+            self._codec,
+            self._record.metric,
+            self._record.seed,
+            np.ascontiguousarray(directory.model.centre),
+            source.take(sample) - centroids[homes],
+        )
+        built = Built(self._identity, postings=len(postings))
+        try:
+            self._progress("postings", 0, len(rows))
+            self._put_postings(built, model, centroids, postings, first, rows, addresses)
+            self._put_directory(built, model, centroids, postings)
+            self._progress("postings", len(rows), len(rows))
+        except BaseException:
+            built.abandon()
+            raise
+        return built
+
+    def _spread(self, rows: Rows, centroids: F32, homes: I32) -> float:
+        """Mean squared distance of a sample of rows to their first centroids."""
+        sample = _sample(rows.n, SPREAD_ROWS, self._record.seed)
+        apart = rows.take(sample) - centroids[homes[sample, 0]]
+        return float(np.einsum("ij,ij->i", apart, apart).mean())
+
     def _train_model(self, rows: Rows, tree: Tree, homes: I32) -> Model:
         """Train the codec on residuals of a sample of rows."""
         seed = self._record.seed
-        sample = np.empty(0, np.int64)
-        if self._codec.parts:
-            self._progress("codebooks", 0, rows.n)
-            rng = np.random.default_rng(seed)
-            sample = np.sort(rng.choice(rows.n, min(rows.n, CODEBOOK_ROWS), replace=False))
+        sample = _sample(rows.n, CODEBOOK_ROWS if self._codec.parts else 0, seed)
         residuals = rows.take(sample) - tree.leaves[homes[sample, 0]]
         centre = tree.leaves.mean(axis=0, dtype=np.float32)
         return train_model(self._codec, self._record.metric, seed, centre, residuals)
@@ -306,22 +335,49 @@ class Builder:
         numbers = np.concatenate([stored_numbers, built.numbers])
         addresses = np.concatenate([rows.stored_addresses, self._new_addresses(built, first_row)])
         first, members = group(homes, np.arange(rows.n, dtype=np.uint32), len(postings))
-        number = self._next_extent()
         self._progress("postings", 0, rows.n)
+        self._put_postings(
+            built, model, centroids, postings, first, numbers[members], addresses[members]
+        )
+        self._progress("postings", rows.n, rows.n)
+
+    def _put_postings(
+        self,
+        built: Built,
+        model: Model,
+        centroids: F32,
+        postings: U32,
+        first: I64,
+        rows: U32,
+        addresses: I64,
+    ) -> None:
+        number = self._next_extent()
         built.extents[number] = write_postings(
             self._identity.folder,
             number,
             self._record.number,
-            0,
+            TENANT_NONE,
             model,
             centroids,
             postings,
             first,
-            numbers[members],
-            addresses[members],
+            rows,
+            addresses,
             self._pool,
         )
-        self._progress("postings", rows.n, rows.n)
+
+    def _put_directory(self, built: Built, model: Model, centroids: F32, postings: U32) -> None:
+        number = self._next_extent()
+        built.extents[number] = write_directory(
+            self._identity.folder,
+            number,
+            self._record.number,
+            TENANT_NONE,
+            model,
+            centroids,
+            postings,
+            self._record.seed,
+        )
 
     def _new_addresses(self, built: Built, first_row: int) -> I64:
         """Addresses of the new rows in their just written extents, in input order."""
@@ -365,6 +421,27 @@ class Builder:
                 ids[start:end],
                 None if inserted is None else inserted[start:end],
             )
+
+
+def _sample(n: int, count: int, seed: int) -> I64:
+    """Draw up to `count` of n places, ascending."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(n, min(n, count), replace=False)).astype(np.int64)
+
+
+def _entries(snapshot: Snapshot, directory: Directory) -> tuple[I64, U32]:
+    """Live entries of all postings, base and fragments together; see `vecstore.postings.group`."""
+    block_bytes = snapshot.extents.codec.block_bytes(snapshot.identity.record.dim)
+    ordinals, rows = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
+    for part in snapshot.extents.postings:
+        places = np.searchsorted(directory.postings, part.runs["posting"])
+        for run, ordinal in enumerate(places.tolist()):
+            own = part.entries(run, block_bytes)
+            rows.append(own)
+            ordinals.append(np.full(len(own), ordinal))
+    all_rows, home = np.concatenate(rows), np.concatenate(ordinals)
+    live = get_bits(snapshot.live, all_rows)
+    return group(home[live, None].astype(np.int32), all_rows[live], len(directory.postings))
 
 
 def next_chunk(row: int) -> int:

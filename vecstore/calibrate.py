@@ -1,12 +1,14 @@
 """Learning how much to read for the recall asked for.
 
-Rows sampled from the collection serve as queries, each without itself among its neighbours; the
-truth is exact search over all rows.  A grid of efforts is measured on the whole index, not on a
-sample of it, and the cheapest one for each recall is kept.  Cost is counted in postings, rows
-and reranks, not timed, so a busy machine does not change the outcome.
+Queries are given, or rows sampled from the collection, each without itself among its
+neighbours; the truth is exact search over all rows.  A grid of efforts is measured on the whole
+index, not on a sample of it, and the cheapest one for each recall is kept.  Cost is counted in
+postings, rows and reranks, not timed, so a busy machine does not change the outcome.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -19,13 +21,14 @@ from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
 from vecstore.kernels.encode import exact_pairs
-from vecstore.layout import EffortRecord
+from vecstore.layout import NO_ROW, EffortRecord
 from vecstore.search import Searcher, effort_array
 from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
 
 QUERIES = 600
 K = 10
@@ -39,6 +42,79 @@ COST_POSTING_NS = 120.0
 COST_ROW_NS = 1.6
 COST_RERANK_NS = 150.0
 """Measured on 577,568 x 128; only their ratios matter."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Queries whose true neighbours are known.
+
+    Attributes
+    ----------
+    queries : float32 (n, dim)
+        Raw.
+    limits : float32 (n,)
+        Distance of the last true neighbour, by the kernel that searches use, so that rows at
+        equal distance count alike.
+    own : uint32 (n,)
+        Row that a query is and that does not count, or NO_ROW.
+    wanted : int
+        Neighbours of each query.
+    source : str
+        Where the queries are from.
+    """
+
+    queries: F32
+    limits: F32
+    own: U32
+    wanted: int
+    source: str
+
+    @property
+    def k(self) -> int:
+        """Answers to ask for, so that a query that is a row itself has enough others."""
+        return self.wanted + int(self.own[0] != NO_ROW)
+
+    def recalls(self, rows: U32, distances: F32) -> F32:
+        """Share of the true neighbours among the answers, float32 (n,)."""
+        right = (distances <= self.limits[:, None]) & (rows != self.own[:, None])
+        right &= rows != np.uint32(NO_ROW)
+        shares: F32 = (np.minimum(right.sum(axis=1), self.wanted) / self.wanted).astype(np.float32)
+        return shares
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one effort gave.
+
+    Attributes
+    ----------
+    effort : Effort
+    recall : float
+        Mean over the queries.
+    error : float
+        Its standard error.
+    postings, rows, reranked : float
+        Postings probed, codes scanned and raw rows read per query.
+    cost : float
+        Nanoseconds per query that the counted work should take, up to a constant factor.
+    """
+
+    effort: Effort
+    recall: float
+    error: float
+    postings: float
+    rows: float
+    reranked: float
+    cost: float
+
+    @property
+    def sure(self) -> float:
+        """Recall less one standard error: a target is met rather than missed by chance."""
+        return max(0.0, self.recall - self.error)
+
+    def record(self) -> EffortRecord:
+        """Make the record that is stored with the collection."""
+        return EffortRecord(self.sure, self.effort.probes, self.effort.bound, self.effort.spread)
 
 
 def near_rows(rows: Rows, queries: F32, k: int) -> I64:
@@ -72,41 +148,52 @@ def _probe_counts(postings: int) -> list[int]:
     return [*counts, min(postings, PROBES_MAX)]
 
 
-def _kth_distances(rows: Rows, queries: F32, picks: I64, wanted: int) -> F32:
-    """Distance of the last true neighbour of each query, itself left out.
+def _all_rows(snapshot: Snapshot) -> tuple[U32, Rows]:
+    numbers = snapshot.live_rows()
+    record = snapshot.identity.record
+    return numbers, Rows(record.dim, record.metric, snapshot.addresses(numbers), None)
 
-    It is computed by the kernel that searches use, so rows at equal distance count alike.
-    """
+
+def _workload(
+    numbers: U32, rows: Rows, queries: F32, own: U32, wanted: int, source: str, progress: Progress
+) -> Workload:
+    """Find the true neighbours of queries."""
+    progress("truth", 0, rows.n)
     near = near_rows(rows, normalised(queries, rows.metric), min(rows.n, 2 * (wanted + 1)))
     distances = np.empty(near.shape, np.float32)
     exact_pairs(rows.metric, queries, rows.stored_addresses[near], distances)
-    distances[near == picks[:, None]] = np.inf
-    kth: F32 = np.sort(distances, axis=1)[:, wanted - 1]
-    return kth
+    distances[numbers[near] == own[:, None]] = np.inf
+    limits: F32 = np.sort(distances, axis=1)[:, wanted - 1]
+    progress("truth", rows.n, rows.n)
+    return Workload(queries, limits, own, wanted, source)
+
+
+def held_out(snapshot: Snapshot, count: int, k: int, progress: Progress) -> Workload | None:
+    """Sample rows of the collection as queries; None when there are fewer than two."""
+    numbers, rows = _all_rows(snapshot)
+    wanted = min(k, rows.n - 1)
+    if wanted < 1:
+        return None
+    rng = np.random.default_rng(snapshot.identity.record.seed)
+    picks = np.sort(rng.choice(rows.n, min(count, rows.n), replace=False))
+    queries = rows.take_raw(picks)
+    source = f"{len(picks)} rows of the collection, each without itself"
+    return _workload(numbers, rows, queries, numbers[picks], wanted, source, progress)
+
+
+def given(snapshot: Snapshot, queries: F32, k: int, progress: Progress) -> Workload:
+    """Take the user's queries, float32 (n, dim)."""
+    numbers, rows = _all_rows(snapshot)
+    own = np.full(len(queries), NO_ROW, np.uint32)
+    source = f"{len(queries)} queries that were given"
+    return _workload(numbers, rows, queries, own, min(k, rows.n), source, progress)
 
 
 def measure(
-    snapshot: Snapshot, searcher: Searcher, progress: Progress, seed: int
-) -> list[EffortRecord]:
-    """Measure the grid of efforts; return those that no cheaper one beats, by recall.
-
-    The recall recorded is the mean less one standard error, so that a target is met rather than
-    missed by chance.
-    """
-    numbers = snapshot.live_rows()
-    record = snapshot.identity.record
-    rng = np.random.default_rng(seed)
-    picks = np.sort(rng.choice(len(numbers), min(QUERIES, len(numbers)), replace=False))
-    rows = Rows(record.dim, record.metric, snapshot.addresses(numbers), None)
-    queries = rows.take_raw(picks)
-    wanted = min(K, len(numbers) - 1)
-    if wanted < 1:
-        return []
-    progress("truth", 0, len(numbers))
-    limits = _kth_distances(rows, queries, picks, wanted)
-    progress("truth", len(numbers), len(numbers))
-    own = numbers[picks]
-    measured: list[tuple[float, EffortRecord]] = []
+    snapshot: Snapshot, searcher: Searcher, workload: Workload, progress: Progress
+) -> list[Measured]:
+    """Measure the grid of efforts; return those that no cheaper one beats, by recall."""
+    measured: list[Measured] = []
     counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
     exact = snapshot.extents.codec.kind == v.FLOAT32  # has no error to bound
     bounds = (1.0,) if exact else BOUNDS
@@ -114,18 +201,33 @@ def measure(
     for done, (bound, spread) in enumerate(series):
         best = 0.0
         for probes in counts:
-            effort = effort_array(Effort(probes, bound, spread), snapshot)
-            found, distances, counters = searcher.many(snapshot, effort, queries, K + 1)
-            right = (distances <= limits[:, None]) & (found != own[:, None])
-            shares = np.minimum(right.sum(axis=1), wanted) / wanted
-            sure = float(shares.mean() - shares.std() / np.sqrt(len(shares)))
-            tried = EffortRecord(max(0.0, sure), probes, bound, spread)
-            measured.append((_cost(counters, rows.dim), tried))
-            if probes >= PROBES_SURE and sure < best + GAIN_MIN:
+            tried = measure_one(snapshot, searcher, workload, Effort(probes, bound, spread))
+            measured.append(tried)
+            if probes >= PROBES_SURE and tried.sure < best + GAIN_MIN:
                 break
-            best = max(best, sure)
+            best = max(best, tried.sure)
         progress("calibrate", done + 1, len(series))
     return _frontier(measured)
+
+
+def measure_one(
+    snapshot: Snapshot, searcher: Searcher, workload: Workload, effort: Effort
+) -> Measured:
+    """Measure one effort on all queries."""
+    n = len(workload.queries)
+    settings = effort_array(effort, snapshot)
+    rows, distances, counters = searcher.many(snapshot, settings, workload.queries, workload.k)
+    shares = workload.recalls(rows, distances)
+    dim = snapshot.identity.record.dim
+    return Measured(
+        effort,
+        float(shares.mean()),
+        float(shares.std() / np.sqrt(n)),
+        float(counters[v.COUNT_POSTINGS] / n),
+        float(counters[v.COUNT_ROWS] / n),
+        float(counters[v.COUNT_RERANKED] / n),
+        _cost(counters, dim) / n,
+    )
 
 
 def _cost(counters: I64, dim: int) -> float:
@@ -137,13 +239,21 @@ def _cost(counters: I64, dim: int) -> float:
     )
 
 
-def _frontier(measured: list[tuple[float, EffortRecord]]) -> list[EffortRecord]:
+def _frontier(measured: list[Measured]) -> list[Measured]:
     """Keep the efforts that no cheaper one beats, by rising recall."""
-    kept: list[EffortRecord] = []
-    for _, candidate in sorted(measured, key=lambda entry: entry[0]):
-        if not kept or candidate.recall > kept[-1].recall:
+    kept: list[Measured] = []
+    for candidate in sorted(measured, key=lambda entry: entry.cost):
+        if not kept or candidate.sure > kept[-1].sure:
             kept.append(candidate)
     return kept
+
+
+def calibration_note(workload: Workload, rows: int) -> str:
+    """Say what a calibration was measured on."""
+    return (
+        f"recall@{workload.wanted}, less one standard error, of {workload.source}, "
+        f"on all {rows} rows"
+    )
 
 
 def calibrate(
@@ -154,23 +264,27 @@ def calibrate(
     progress: Progress,
 ) -> None:
     """Measure and store the calibration of a collection that was just trained."""
-    efforts = measure(snapshot, searcher, progress, identity.record.seed)
+    workload = held_out(snapshot, QUERIES, K, progress)
+    efforts = [] if workload is None else measure(snapshot, searcher, workload, progress)
     with environment.write() as transaction:
         edit = Edit(transaction, identity)
-        edit.state.calibration = efforts
+        edit.state.calibration = [effort.record() for effort in efforts]
+        edit.state.calibration_k = K
         edit.state.calibration_note = (
-            f"recall@{K}, less one standard error, of "
-            f"{min(QUERIES, snapshot.state.live_rows)} rows of the collection, each without "
-            f"itself, on all {snapshot.state.live_rows} rows"
+            "a single row"
+            if workload is None
+            else calibration_note(workload, snapshot.state.live_rows)
         )
         edit.finish()
 
 
-def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort | None:
+def choose_effort(
+    efforts: list[EffortRecord], recall: float, k: int, calibrated: int = K
+) -> Effort | None:
     """Cheapest effort measured to reach a recall; None, an exact scan, when none does.
 
     More hits than calibrated for need more postings and farther ones: both grow with the square
-    root of k / 10, which kept recall@1,000 at or above recall@10 on SIFT, GloVe and WordNet.
+    root of their ratio, which kept recall@1,000 at or above recall@10 on SIFT, GloVe and WordNet.
     """
     if recall >= 1.0:
         return None
@@ -179,7 +293,7 @@ def choose_effort(efforts: list[EffortRecord], recall: float, k: int) -> Effort 
     chosen = next((effort for effort in efforts if effort.recall >= recall), None)
     if chosen is None:
         return None
-    grown = max(1.0, (k / K) ** 0.5)
+    grown = max(1.0, (k / calibrated) ** 0.5)
     return Effort(round(chosen.probes * grown), chosen.bound, chosen.spread * grown)
 
 

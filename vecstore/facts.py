@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.config import CHANGES_KEPT
-from vecstore.extent_set import Identity
+from vecstore.extent_set import ExtentSet, Identity
 from vecstore.inputs import Ids
-from vecstore.layout import ChangeRecord, ExtentRecord, Kind, StoreRecord
+from vecstore.layout import ChangeRecord, ExtentKind, ExtentRecord, Kind, StoreRecord
 from vecstore.snapshot import read_state, refuse_dropped
 
 
@@ -132,6 +132,16 @@ class Edit:
             key = layout.key_u64(0, Kind.RETIRED, number)
             self.transaction.put(key, stamp)
             self._extents_changed = True
+
+    def retire_index(self, extents: ExtentSet) -> None:
+        """Retire all postings and the directory; what was measured with them counts no more."""
+        self.retire_extents(
+            extent.number
+            for kind in (ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
+            for extent in extents.of_kind(kind)
+        )
+        self.state.calibration = []
+        self.state.calibration_note = ""
 
     def clear_log(self) -> None:
         """Drop the row log, whose rows an extent holds by now."""

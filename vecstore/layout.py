@@ -55,6 +55,7 @@ class Kind(IntEnum):
     EXTENT = 9  # c, EXTENT, extent u64           -> ExtentRecord
     RETIRED = 10  # 0, RETIRED, extent u64        -> transaction u64
     CHANGE = 11  # c, CHANGE, transaction u64     -> ChangeRecord
+    TUNING = 12  # c, TUNING                      -> TuningRecord
 
 
 _PREFIX: Final = struct.Struct(">IB")
@@ -148,7 +149,13 @@ class StateRecord(msgspec.Struct):
     changes_trimmed: int = 0
     calibration: list[EffortRecord] = msgspec.field(default_factory=list)
     calibration_note: str = ""
-    codec: str = ""  # of the postings, once there are any
+    calibration_k: int = 10
+    codec: str = ""  # that postings were tuned to; empty: as the collection asks for
+    tuned_recall: float | None = None
+    tuned_rows: int = 0
+    trained_spread: float = 0.0  # mean squared distance of rows to their centroids
+    later_spread: float = 0.0  # the same of rows that came after training
+    later_rows: int = 0
 
 
 class ExtentRecord(msgspec.Struct, frozen=True):

@@ -208,9 +208,10 @@ class Reader:
         effort = snapshot.efforts.get((recall, k))
         if effort is None:
             target = parse_recall(recall)
-            chosen = choose_effort(
-                snapshot.state.calibration, RECALL_DEFAULT if target is None else target, k
-            )
+            state = snapshot.state
+            if target is None:
+                target = state.tuned_recall or RECALL_DEFAULT
+            chosen = choose_effort(state.calibration, target, k, state.calibration_k)
             if len(snapshot.efforts) >= _EFFORTS_MAX:
                 snapshot.efforts.clear()
             effort = snapshot.efforts[(recall, k)] = effort_array(chosen, snapshot)

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.codecs import find_codec
+from vecstore.codecs import Codec, find_codec
 from vecstore.config import CHUNK_ROWS
 from vecstore.errors import CollectionNotFoundError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.kernels import view as v
-from vecstore.layout import ChangeRecord, Kind, StateRecord
+from vecstore.layout import ChangeRecord, ExtentKind, Kind, StateRecord
 from vecstore.rowlog import RowLog
 
 I64 = NDArray[np.int64]
@@ -216,6 +216,24 @@ def take_snapshot(
     else:
         live = _live_bitmap(transaction, collection, extents, log, words)
     return _assemble(identity, number, state, extents, log, live)
+
+
+def with_index(
+    snapshot: Snapshot, codec: Codec, records: dict[int, layout.ExtentRecord]
+) -> Snapshot:
+    """Make the snapshot that other postings and another directory would give.
+
+    Parameters
+    ----------
+    codec : Codec
+        Of the postings.
+    records : dict
+        Extents of postings and of the directory, by number.
+    """
+    raws = {extent.number: extent.record for extent in snapshot.extents.of_kind(ExtentKind.RAW)}
+    extents = ExtentSet(snapshot.identity, codec, {**raws, **records}, snapshot.extents)
+    state, log = snapshot.state, snapshot.log
+    return _assemble(snapshot.identity, snapshot.transaction, state, extents, log, snapshot.live)
 
 
 def _assemble(

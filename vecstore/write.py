@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +35,8 @@ from vecstore.errors import DiskFullError, DuplicateIdError, InvalidArgumentErro
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import Ids, check_id_kind
-from vecstore.layout import TENANT_NONE, ExtentKind, Kind
+from vecstore.layout import TENANT_NONE, Kind
+from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.rowlog import log_value
 from vecstore.search import Searcher
@@ -219,7 +219,7 @@ class Writer:
     ) -> None:
         """Bring the row log and a batch into extents; train anew when the index outgrew itself."""
         state = snapshot.state
-        numbers = _Counter(self._next_extent())
+        numbers = ExtentNumbers(self._environment)
         pool = worker_pool(self._searcher.workers)
         builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress)
         directory = snapshot.extents.directory
@@ -253,30 +253,10 @@ class Writer:
             progress("publish", 0, 1)
             self._publish(snapshot, builts, batch, train, rows.n, first_row, numbers)
         except BaseException:
-            self._abandon(builts)
+            abandon(self._environment, self._identity, builts)
             raise
         finally:
             pool.shutdown()
-
-    def _next_extent(self) -> int:
-        transaction = self._environment.read()
-        try:
-            return read_store(transaction).next_extent
-        finally:
-            transaction.abort()
-
-    def _abandon(self, builts: list[Built]) -> None:
-        """Remove extents of a failed call, unless a commit that seemed to fail names them."""
-        transaction = self._environment.read()
-        try:
-            for built in builts:
-                built.abandon(lambda number: self._is_named(transaction, number))
-        finally:
-            transaction.abort()
-
-    def _is_named(self, transaction: lmdb.Transaction, number: int) -> bool:
-        key = layout.key_u64(self._identity.record.number, Kind.EXTENT, number)
-        return transaction.get(key) is not None
 
     def _publish(
         self,
@@ -286,7 +266,7 @@ class Writer:
         train: bool,
         indexed: int,
         first_row: int,
-        numbers: _Counter,
+        numbers: ExtentNumbers,
     ) -> None:
         """Name new extents, retire old ones and point ids at rows, in one transaction."""
         with self._environment.write() as transaction:
@@ -306,30 +286,17 @@ class Writer:
             if snapshot.log_count:
                 edit.clear_log()
             if train:
-                old = snapshot.extents
-                edit.retire_extents(
-                    extent.number
-                    for kind in (ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
-                    for extent in old.of_kind(kind)
-                )
+                edit.retire_index(snapshot.extents)
                 state.next_posting += builts[-1].postings
                 state.trained_rows = indexed
                 state.indexed_rows = indexed
-                state.calibration = []
-                state.calibration_note = ""
-            else:
+                state.trained_spread = builts[-1].spread
+                state.later_rows = 0
+            elif indexed:
                 state.indexed_rows += indexed
+                total = state.later_spread * state.later_rows + builts[-1].spread * indexed
+                state.later_rows += indexed
+                state.later_spread = total / state.later_rows
             for built in builts:
                 edit.add_extents(built.extents)
             edit.finish()
-
-
-class _Counter:
-    """Gives out extent numbers."""
-
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-    def __call__(self) -> int:
-        self.value += 1
-        return self.value - 1
