@@ -79,7 +79,7 @@ def _kth_distances(rows: Rows, queries: F32, picks: I64, wanted: int) -> F32:
     """
     near = near_rows(rows, normalised(queries, rows.metric), min(rows.n, 2 * (wanted + 1)))
     distances = np.empty(near.shape, np.float32)
-    exact_pairs(rows.metric, queries, rows.stored_addresses[near], distances)
+    exact_pairs(rows.form.number, rows.metric, queries, rows.stored_addresses[near], distances)
     distances[near == picks[:, None]] = np.inf
     kth: F32 = np.sort(distances, axis=1)[:, wanted - 1]
     return kth
@@ -94,10 +94,9 @@ def measure(
     missed by chance.
     """
     numbers = snapshot.live_rows()
-    record = snapshot.identity.record
     rng = np.random.default_rng(seed)
     picks = np.sort(rng.choice(len(numbers), min(QUERIES, len(numbers)), replace=False))
-    rows = Rows(record.dim, record.metric, snapshot.addresses(numbers), None)
+    rows = Rows(snapshot.identity, snapshot.addresses(numbers), None)
     queries = rows.take_raw(picks)
     wanted = min(K, len(numbers) - 1)
     if wanted < 1:

@@ -115,6 +115,7 @@ def write_directory(
     page_view = view.copy()
     page_view[v.CODEC] = v.RABITQ
     page_view[v.BLOCK_BYTES] = block_bytes
+    page_view[v.RAW_FORM] = v.RAW_FLOAT32  # centroids are
     addresses = centroids.ctypes.data + 4 * dim * ordinals.astype(np.int64)
     encode_runs(
         page_view,

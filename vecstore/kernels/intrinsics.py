@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 
 from vecstore.config import BLOCK_ROWS
 
-_I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_F32 = ir.FloatType()
 _V64 = ir.VectorType(_I64, BLOCK_ROWS)
 _VF = ir.VectorType(_F32, BLOCK_ROWS)
 _VBOOL = ir.VectorType(ir.IntType(1), BLOCK_ROWS)
@@ -57,6 +58,8 @@ load_i64 = _loader(_I64, types.int64)
 load_u64 = _loader(_I64, types.uint64)
 load_u32 = _loader(_I32, types.uint32)
 load_f32 = _loader(_F32, types.float32)
+load_u16 = _loader(_I16, types.uint16)
+load_u8 = _loader(_I8, types.uint8)
 
 
 def _storer(element: Any, numba_type: Any) -> Any:

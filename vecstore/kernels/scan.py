@@ -38,6 +38,7 @@ from vecstore.kernels.view import (
     PLANES_AT,
     QUERY,
     RABITQ,
+    ROW_BYTES,
     RUN_ADDRESS,
     RUN_BLOCKS,
     SURVIVORS,
@@ -61,7 +62,7 @@ def _keep(view, scratch, n, row, lower):
     if not is_live(view, row):
         return n
     address = raw_address(view, row)
-    lines = min(_LINES_MAX, 4 * view[DIM] // _LINE_BYTES + 1)
+    lines = min(_LINES_MAX, view[ROW_BYTES] // _LINE_BYTES + 1)
     for line in range(lines):
         prefetch(address + line * _LINE_BYTES)
     store_u32(scratch[SURVIVORS], n, np.uint32(row))

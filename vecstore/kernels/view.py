@@ -36,8 +36,10 @@ PAGE_CHECKED: Final = 22  # u64 bitmap over pages of raw rows, set on the first 
 LIVE: Final = 23  # u64 bitmap over rows
 LOG_ROWS: Final = 24  # fresh rows
 LOG_NUMBERS: Final = 25  # u32 (fresh rows,)
-LOG_VECTORS: Final = 26  # f32 (fresh rows, dim)
-VIEW_FIELDS: Final = 27
+LOG_VECTORS: Final = 26  # u8 (fresh rows, row bytes)
+RAW_FORM: Final = 27  # of raw rows, in extents and in the log
+ROW_BYTES: Final = 28  # from one raw row to the next
+VIEW_FIELDS: Final = 29
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -83,3 +85,8 @@ IP: Final = 2
 # --- codecs, as stored -----------------------------------------------------------------------
 RABITQ: Final = 1
 FLOAT32: Final = 2
+
+# --- forms of raw rows, as stored ------------------------------------------------------------
+RAW_FLOAT32: Final = 0
+RAW_FLOAT16: Final = 1
+RAW_INT8: Final = 2
