@@ -55,6 +55,37 @@ def recall(found: Any, exact: Any, slack: float = 1e-5) -> float:
     return float((found <= kth + slack * np.abs(kth) + slack * slack).mean())
 
 
+# --- raw forms ---------------------------------------------------------------------------------
+
+
+def _half(x: F64) -> F64:
+    """Round to 11 significant bits, ties to even; below 2**-14 to multiples of 2**-24."""
+    exponent = np.maximum(np.frexp(x)[1] - 1, -14)
+    step = np.exp2(exponent - 10.0)
+    return np.asarray(np.rint(x / step) * step)
+
+
+def _eight_bits(row: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to the nearest of 256 levels from least to largest; whole ones if they suffice."""
+    low, span = row.min(), row.max() - row.min()
+    whole = span <= 255 and all(float(value).is_integer() for value in row)
+    step = np.float32(1) if whole else span / np.float32(255)
+    if step == 0:
+        return np.full_like(row, low)
+    levels = np.clip(np.rint((row - low) / step), 0, 255).astype(np.float32)
+    return np.asarray(low + step * levels)
+
+
+def stored(raw: str, rows: Any) -> NDArray[np.float32]:
+    """Rows (n, dim) as a collection with this raw form gives them back."""
+    x = np.asarray(rows, np.float32)
+    if raw == "float16":
+        return _half(x.astype(np.float64)).astype(np.float32)
+    if raw == "int8":
+        return np.array([_eight_bits(row) for row in x], np.float32).reshape(x.shape)
+    return x
+
+
 # --- rotation and one-bit codes ---------------------------------------------------------------
 
 
@@ -190,6 +221,7 @@ class Model:
 
     dim: int
     metric: str
+    raw: str = "float32"
     rows: dict[Any, Row] = field(default_factory=dict)
 
     def upsert(
@@ -200,7 +232,7 @@ class Model:
         documents: Sequence[str | None] | None = None,
     ) -> None:
         assert len(set(ids)) == len(ids)
-        block = np.asarray(vectors, np.float32).reshape(-1, self.dim)
+        block = stored(self.raw, np.asarray(vectors, np.float32).reshape(-1, self.dim))
         assert len(block) == len(ids)
         for place, key in enumerate(ids):
             self.rows.pop(key, None)

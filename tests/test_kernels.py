@@ -271,7 +271,7 @@ def test_exact_distance(metric: str, dim: int) -> None:
         prepared = np.empty_like(query)
         code = Metric.parse(metric)
         assert rabitq.prepare(code, address(query), dim, address(prepared)) == 0
-        got = exact_distance(code, address(prepared), address(row), dim)
+        got = exact_distance(v.RAW_FLOAT32, code, address(prepared), address(row), dim)
         truth = naive.distances(metric, query, row[None])[0]
         assert got == pytest.approx(truth, rel=1e-5, abs=1e-5 * (1 + float(np.linalg.norm(query))))
         assert metric != "cosine" or 0 <= got <= 2
@@ -313,7 +313,7 @@ def test_gather_rows() -> None:
     rows = normal(20, 9)
     picks = np.array([3, 3, 19, 0])
     out = np.empty((4, 9), np.float32)
-    gather_rows(address(rows) + picks * 36, 9, out)
+    gather_rows(v.RAW_FLOAT32, address(rows) + picks * 36, out)
     assert out.tolist() == rows[picks].tolist()
 
 

@@ -89,7 +89,19 @@ def test_sizes_of_blocks(dim: int) -> None:
     assert layout.rabitq_block_bytes(dim) == 32 * (padded // 8 + 16)
     assert layout.float32_block_bytes(dim) == 32 * 4 * (dim + 1)
     assert layout.rabitq_block_bytes(dim) % 64 == layout.float32_block_bytes(dim) % 64 == 0
-    assert CHUNK_ROWS * 4 * dim % PAGE == 0
+
+
+@given(st.integers(1, 65_536))
+def test_sizes_of_raw_rows(dim: int) -> None:
+    """A chunk of rows fills whole pages in every form; no form wastes four bytes."""
+    sizes = {
+        "float32": (layout.float32_row_bytes(dim), 4 * dim),
+        "float16": (layout.float16_row_bytes(dim), 2 * dim),
+        "int8": (layout.int8_row_bytes(dim), 8 + dim),
+    }
+    for size, needed in sizes.values():
+        assert size % 4 == CHUNK_ROWS * size % PAGE == 0
+        assert needed <= size < needed + 4
 
 
 @given(st.lists(st.integers(0, 999), max_size=80), st.lists(st.integers(0, 999), max_size=80))

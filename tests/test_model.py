@@ -29,6 +29,7 @@ from tests.naive import Model, distances
 from tests.store_checks import small_limits
 
 DIM = 3
+RAW = ["float32", "float16", "int8"]
 numbers = st.integers(0, 120)
 id_sets = st.one_of(
     st.lists(numbers, max_size=6, unique=True),
@@ -55,13 +56,14 @@ class CollectionMachine(RuleBasedStateMachine):
     @initialize(
         metric=st.sampled_from(["l2", "ip"]),
         codec=st.sampled_from(["rabitq1", "float32"]),
+        raw=st.sampled_from(RAW),
         is_int=st.booleans(),
     )
-    def create(self, metric: str, codec: str, is_int: bool) -> None:
+    def create(self, metric: str, codec: str, raw: str, is_int: bool) -> None:
         self.is_int = is_int
         self.store = vecstore.open(self.folder)
-        self.docs = self.store.collection("docs", dim=DIM, metric=metric, codec=codec)
-        self.model = Model(DIM, metric)
+        self.docs = self.store.collection("docs", dim=DIM, metric=metric, codec=codec, raw=raw)
+        self.model = Model(DIM, metric, raw)
 
     def named(self, ids: list[int]) -> list[Any]:
         return ids if self.is_int else [f"id {i}" for i in ids]
@@ -70,9 +72,14 @@ class CollectionMachine(RuleBasedStateMachine):
     def draw_vectors(n: int, seed: int) -> Any:
         return np.random.default_rng(seed).integers(-3, 4, (n, DIM)).astype(np.float32)
 
+    def draw_rows(self, n: int, seed: int) -> Any:
+        """Vectors to store: what comes back are small whole numbers, in every raw form."""
+        rows = self.draw_vectors(n, seed)
+        return rows * np.float32(1 + 2**-12) if self.model.raw == "float16" else rows
+
     @rule(ids=id_sets, seed=seeds, data=st.data(), plain=st.booleans())
     def upsert(self, ids: list[int], seed: int, data: st.DataObject, plain: bool) -> None:
-        keys, vectors = self.named(ids), self.draw_vectors(len(ids), seed)
+        keys, vectors = self.named(ids), self.draw_rows(len(ids), seed)
         metadata = texts = None
         if not plain and len(ids) < 10:
             metadata = [data.draw(metadata_values) for _ in ids]
@@ -84,7 +91,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(ids=id_sets, seed=seeds)
     def add(self, ids: list[int], seed: int) -> None:
-        keys, vectors = self.named(ids), self.draw_vectors(len(ids), seed)
+        keys, vectors = self.named(ids), self.draw_rows(len(ids), seed)
         if any(key in self.model.rows for key in keys):
             with pytest.raises(vecstore.DuplicateIdError):
                 self.docs.add(keys, vectors)

@@ -36,6 +36,7 @@ F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 CODEBOOK_ROWS = 65_536
 """Rows that codebooks are trained on."""
 SPREAD_ROWS = 2_048
@@ -56,16 +57,18 @@ class Rows:
 
     Parameters
     ----------
-    dim, metric : int
+    identity : Identity
+        The collection's dimensions, metric and raw form.
     addresses : int64 (stored,)
         Where the stored rows are.
     fresh : array-like (new, dim), optional
         Anything that can be sliced and indexed by rows, a memory map included.
     """
 
-    def __init__(self, dim: int, metric: int, addresses: I64, fresh: Any) -> None:
-        self.dim = dim
-        self.metric = metric
+    def __init__(self, identity: Identity, addresses: I64, fresh: Any) -> None:
+        self.dim = identity.record.dim
+        self.metric = identity.record.metric
+        self.form = identity.form
         self.stored = len(addresses)
         self.fresh_count = 0 if fresh is None else len(fresh)
         self.n = self.stored + self.fresh_count
@@ -73,15 +76,15 @@ class Rows:
         self._fresh = fresh
 
     def take_raw(self, indices: I64) -> F32:
-        """Copy rows as they were given."""
+        """Copy rows: new ones as they were given, stored ones as they come back."""
         out = np.empty((len(indices), self.dim), np.float32)
         stored = indices < self.stored
         if stored.all():
-            gather_rows(self.stored_addresses[indices], self.dim, out)
+            gather_rows(self.form.number, self.stored_addresses[indices], out)
             return out
         if stored.any():
             own = np.empty((int(stored.sum()), self.dim), np.float32)
-            gather_rows(self.stored_addresses[indices[stored]], self.dim, own)
+            gather_rows(self.form.number, self.stored_addresses[indices[stored]], own)
             out[stored] = own
         out[~stored] = self._fresh[indices[~stored] - self.stored]
         return out
@@ -252,8 +255,8 @@ class Builder:
         for at, value in zip(place.tolist(), snapshot.log.ids[:count], strict=True):
             ids[at] = value
 
-        def take(start: int, end: int) -> F32:
-            block = np.zeros((end - start, self._record.dim), np.float32)
+        def take(start: int, end: int) -> U8:
+            block = np.zeros((end - start, self._identity.row_bytes), np.uint8)
             inside = (place >= start) & (place < end)
             block[place[inside] - start] = snapshot.log_vectors[:count][inside]
             return block
@@ -276,7 +279,7 @@ class Builder:
         postings = np.ascontiguousarray(directory.postings)
         sample = _sample(len(rows), CODEBOOK_ROWS if self._codec.parts else 0, self._record.seed)
         homes = np.searchsorted(first, sample, side="right") - 1
-        source = Rows(self._record.dim, self._record.metric, addresses, None)
+        source = Rows(self._identity, addresses, None)
         model = train_model(
             self._codec,
             self._record.metric,
@@ -327,8 +330,8 @@ class Builder:
         built.numbers[order] = np.arange(first_row, first_row + rows.fresh_count, dtype=np.uint32)
         in_order = ids[order] if isinstance(ids, np.ndarray) else [ids[i] for i in order.tolist()]
 
-        def take(start: int, end: int) -> F32:
-            return rows.take_raw(order[start:end] + rows.stored)
+        def take(start: int, end: int) -> U8:
+            return rows.form.encode(rows.take_raw(order[start:end] + rows.stored))
 
         inserted = (first_row + order).astype(np.uint32)
         self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
@@ -358,6 +361,7 @@ class Builder:
             self._record.number,
             TENANT_NONE,
             model,
+            self._identity.form.number,
             centroids,
             postings,
             first,
@@ -388,7 +392,7 @@ class Builder:
                 built.numbers < extent.first_row + extent.count
             )
             place = built.numbers[inside].astype(np.int64) - extent.first_row
-            addresses[inside] = extent.address(Section.ROWS) + place * 4 * self._record.dim
+            addresses[inside] = extent.address(Section.ROWS) + place * self._identity.row_bytes
         return addresses
 
     def _write_raw(
@@ -396,17 +400,17 @@ class Builder:
         built: Built,
         first_row: int,
         count: int,
-        take: Callable[[int, int], F32],
+        take: Callable[[int, int], U8],
         ids: Any,
         inserted: U32 | None,
     ) -> None:
         """Write raw rows, in as many extents as their size asks for."""
-        step = extent_rows(self._record.dim)
+        step = extent_rows(self._identity.row_bytes)
         for start in range(0, count, step):
             end = min(count, start + step)
             number = self._next_extent()
 
-            def part(begin: int, stop: int, start: int = start) -> F32:
+            def part(begin: int, stop: int, start: int = start) -> U8:
                 self._progress("rows", start + begin, count)
                 return take(start + begin, start + stop)
 
@@ -417,6 +421,7 @@ class Builder:
                 first_row + start,
                 end - start,
                 self._record.dim,
+                self._identity.form.number,
                 part,
                 ids[start:end],
                 None if inserted is None else inserted[start:end],

@@ -150,8 +150,7 @@ def _probe_counts(postings: int) -> list[int]:
 
 def _all_rows(snapshot: Snapshot) -> tuple[U32, Rows]:
     numbers = snapshot.live_rows()
-    record = snapshot.identity.record
-    return numbers, Rows(record.dim, record.metric, snapshot.addresses(numbers), None)
+    return numbers, Rows(snapshot.identity, snapshot.addresses(numbers), None)
 
 
 def _workload(
@@ -161,7 +160,7 @@ def _workload(
     progress("truth", 0, rows.n)
     near = near_rows(rows, normalised(queries, rows.metric), min(rows.n, 2 * (wanted + 1)))
     distances = np.empty(near.shape, np.float32)
-    exact_pairs(rows.metric, queries, rows.stored_addresses[near], distances)
+    exact_pairs(rows.form.number, rows.metric, queries, rows.stored_addresses[near], distances)
     distances[numbers[near] == own[:, None]] = np.inf
     limits: F32 = np.sort(distances, axis=1)[:, wanted - 1]
     progress("truth", rows.n, rows.n)

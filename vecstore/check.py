@@ -183,7 +183,7 @@ def _check_facts(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[
                 "counts-agree", identity.name, f"{count} {kind.name} records, {counted} counted"
             )
     for row, tenant, raw_id, vector in read_log(transaction, collection, 0):
-        if row < snapshot.state.log_first or len(vector) != 4 * identity.record.dim:
+        if row < snapshot.state.log_first or len(vector) != identity.row_bytes:
             yield Violation("row-log", identity.name, f"row {row} of {tenant} ({raw_id!r})")
 
 
@@ -219,9 +219,9 @@ def _check_postings(snapshot: Snapshot) -> Iterator[Violation]:
 
 def _identical(snapshot: Snapshot, rows: U32) -> bool:
     """Tell whether rows that share an oversized run are equal vectors, up to copies."""
-    dim = snapshot.identity.record.dim
-    vectors = np.empty((len(rows), dim), np.float32)
-    gather_rows(snapshot.addresses(rows), dim, vectors)
+    identity = snapshot.identity
+    vectors = np.empty((len(rows), identity.record.dim), np.float32)
+    gather_rows(identity.form.number, snapshot.addresses(rows), vectors)
     sums = [xxhash.xxh3_64_intdigest(vector.data) for vector in vectors]
     return bool(np.bincount(np.unique(sums, return_inverse=True)[1]).max() > POSTING_ROWS_MAX // 2)
 

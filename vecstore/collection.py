@@ -164,7 +164,8 @@ class Collection:
             parse_metadata(metadata, len(parsed), parsed.scalar),
             parse_documents(documents, len(parsed), parsed.scalar),
         )
-        check_values(array, self._identity.record.metric)
+        identity = self._identity
+        check_values(array, identity.record.metric, check_form=identity.form.check)
         with self._session:
             check_id_kind(parsed, self._reader.newest().state.int_ids, self.name)
             if len(parsed):

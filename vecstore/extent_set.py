@@ -22,6 +22,7 @@ from vecstore.extents import Extent
 from vecstore.kernels import view as v
 from vecstore.layout import ExtentKind, Section
 from vecstore.postings import PostingRuns
+from vecstore.raw_forms import RawForm, find_form
 from vecstore.rawrows import RowIds
 
 I64 = NDArray[np.int64]
@@ -35,6 +36,16 @@ class Identity:
     name: str
     record: layout.CollectionRecord
     folder: Path
+
+    @property
+    def form(self) -> RawForm:
+        """Form of its raw rows."""
+        return find_form(self.record.raw)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one raw row to the next."""
+        return self.form.row_bytes(self.record.dim)
 
 
 class ExtentSet:
@@ -65,8 +76,10 @@ class ExtentSet:
         return sorted(found, key=lambda extent: (extent.first_row, extent.number))
 
     def _make_row_tables(self, old: ExtentSet | None) -> None:
-        dim = self.identity.record.dim
+        row_bytes = self.identity.row_bytes
         self.raws = self.of_kind(ExtentKind.RAW)
+        for extent in self.raws:
+            self._refuse_other_form(extent)
         self.raw_firsts = [extent.first_row for extent in self.raws]
         known = {} if old is None else dict(zip(map(id, old.raws), old._ids, strict=True))
         self._ids: list[RowIds | None] = [known.get(id(extent)) for extent in self.raws]
@@ -80,17 +93,27 @@ class ExtentSet:
             count = -(-extent.count // CHUNK_ROWS)
             steps = np.arange(count, dtype=np.int64) * CHUNK_ROWS
             rows = extent.address(Section.ROWS)
-            self.chunk_address[first : first + count] = rows + steps * 4 * dim
+            self.chunk_address[first : first + count] = rows + steps * row_bytes
             sums = extent.array(Section.ROW_SUMS, np.uint64)
-            self.chunk_sums[first : first + count] = sums.ctypes.data + steps * dim // 128
+            self.chunk_sums[first : first + count] = (
+                sums.ctypes.data + steps * row_bytes // layout.PAGE * 8
+            )
             if extent.has(Section.ORDER):
                 order = extent.address(Section.ORDER)
                 self.chunk_order[first : first + count] = order + steps * 4
-        pages = chunks * CHUNK_ROWS * 4 * dim // layout.PAGE
+        pages = chunks * CHUNK_ROWS * row_bytes // layout.PAGE
         self.page_checked: U64 = np.zeros(layout.bitmap_words(pages), np.uint64)
         if old is not None:
             kept = min(len(old.page_checked), len(self.page_checked))
             self.page_checked[:kept] = old.page_checked[:kept]
+
+    def _refuse_other_form(self, extent: Extent) -> None:
+        """Raise when an extent's rows are not of the collection's form."""
+        if extent.codec != self.identity.form.number:
+            raise extent.corrupt(
+                f"Extent {extent.number} holds raw rows of form {extent.codec}, collection "
+                f"{self.identity.name!r} has raw={self.identity.record.raw!r}; restore a backup."
+            )
 
     def _make_runs(self, old: ExtentSet | None) -> None:
         record = self.identity.record
@@ -165,7 +188,7 @@ class ExtentSet:
             place, run = self.run_source[thing]
             postings: PostingRuns = self.postings[place]
             return postings.damage(int(run))
-        row = (thing - v.PAGE_TAG) * layout.PAGE // (4 * self.identity.record.dim)
+        row = (thing - v.PAGE_TAG) * layout.PAGE // self.identity.row_bytes
         extent = self.raw_extent(row)
         return extent.corrupt(
             f"Rows about {row} of collection {name!r} (extent {extent.number}) do not match "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,8 +199,16 @@ def as_array(vectors: Any, dim: int, collection: str, scalar: bool) -> Any:
     return array
 
 
-def check_values(array: Any, metric: int, what: str = "Vector") -> None:
-    """Refuse NaN, infinity, overflow of float32 and, under cosine, zero vectors; names the row."""
+def check_values(
+    array: Any,
+    metric: int,
+    what: str = "Vector",
+    check_form: Callable[[NDArray[np.float32], int, int], None] | None = None,
+) -> None:
+    """Refuse NaN, infinity, overflow of float32 and, under cosine, zero vectors; names the row.
+
+    `check_form(rows, metric, first)` looks at blocks of rows that passed (`RawForm.check`).
+    """
     step = max(1, _CHECK_BYTES // max(1, 4 * array.shape[1]))
     for start in range(0, len(array), step):
         with np.errstate(over="ignore"):
@@ -220,6 +228,8 @@ def check_values(array: Any, metric: int, what: str = "Vector") -> None:
                 f"{what} in row {start + int(short[0])} has length zero in float32; cosine "
                 f"distance needs a direction{tail}"
             )
+        if check_form is not None:
+            check_form(block, metric, start)
 
 
 def parse_queries(vectors: Any, dim: int, collection: str, scalar: bool) -> NDArray[np.float32]:

@@ -51,7 +51,7 @@ class Kind(IntEnum):
     METADATA = 5  # c, METADATA, row u32          -> msgpack of the user's dict
     DOCUMENT = 6  # c, DOCUMENT, row u32          -> utf8
     DEAD = 7  # c, DEAD, page u32                 -> bitmap of DEAD_PAGE_ROWS rows
-    LOG = 8  # c, LOG, row u32                    -> LOG_HEAD, id bytes, float32 vector
+    LOG = 8  # c, LOG, row u32                    -> LOG_HEAD, id bytes, raw row
     EXTENT = 9  # c, EXTENT, extent u64           -> ExtentRecord
     RETIRED = 10  # 0, RETIRED, extent u64        -> transaction u64
     CHANGE = 11  # c, CHANGE, transaction u64     -> ChangeRecord
@@ -203,7 +203,7 @@ class ExtentKind(IntEnum):
 class Section(IntEnum):
     """Parts of an extent; the type is that of one element."""
 
-    ROWS = 1  # raw vectors, float32 (count, dim); checked by ROW_SUMS
+    ROWS = 1  # raw rows (count, row bytes); checked by ROW_SUMS
     ROW_SUMS = 2  # u64, xxh3 of each 4,096-byte page of ROWS
     ORDER = 3  # u32, place of the row in order of insertion
     IDS = 4  # u64 ids, or utf8 of all ids
@@ -236,7 +236,7 @@ HEADER_DTYPE: Final = np.dtype(
         ("version", "<u4"),
         ("kind", "<u4"),
         ("collection", "<u4"),
-        ("codec", "<u4"),
+        ("codec", "<u4"),  # of postings; the raw form of raw rows
         ("first_row", "<u8"),
         ("count", "<u8"),
         ("dim", "<u4"),
@@ -318,6 +318,33 @@ def value_block_bytes(dim: int, size: int) -> int:
 
 
 assert sign_block_bytes(128) == 1024
+
+
+# --- raw rows ------------------------------------------------------------------------------
+#
+# float32:  values f32[dim]
+# float16:  values f16[dim] | zeros
+# int8:     scale f32 | offset f32 | codes u8[dim] | zeros       value = offset + scale * code
+#
+# A row takes a multiple of 4 bytes, so that 1,024 rows fill whole pages.
+
+INT8_HEAD: Final = np.dtype([("scale", "<f4"), ("offset", "<f4")])
+assert INT8_HEAD.itemsize == 8
+
+
+def float32_row_bytes(dim: int) -> int:
+    """Bytes of one raw row of float32 values."""
+    return 4 * dim
+
+
+def float16_row_bytes(dim: int) -> int:
+    """Bytes of one raw row of float16 values."""
+    return align(2 * dim, 4)
+
+
+def int8_row_bytes(dim: int) -> int:
+    """Bytes of one raw row of 8-bit codes."""
+    return INT8_HEAD.itemsize + align(dim, 4)
 
 
 def bitmap_words(rows: int) -> int:

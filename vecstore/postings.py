@@ -24,6 +24,7 @@ from vecstore.config import BLOCK_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels.encode import encode_runs
+from vecstore.kernels.view import RAW_FORM
 from vecstore.layout import NO_ROW, PAGE, RUN_DTYPE, ExtentKind, ExtentRecord, Section, align
 
 F32 = NDArray[np.float32]
@@ -77,6 +78,7 @@ def write_postings(
     collection: int,
     tenant: int,
     model: Model,
+    form: int,
     centroids: F32,
     postings: U32,
     first: I64,
@@ -90,6 +92,8 @@ def write_postings(
     ----------
     model : Model
         Of the posting codec.
+    form : int
+        Number of the form of raw rows.
     centroids : float32 (postings, dim)
     postings : uint32 (postings,)
         Posting numbers, ascending.  Empty postings get no run.
@@ -103,6 +107,7 @@ def write_postings(
     counts = np.diff(first)
     blocks = -(-counts // BLOCK_ROWS)
     view = model.view()
+    view[RAW_FORM] = form
     sizes = blocks * model.codec.run_block_bytes(model.dim)
     offsets = place_runs(sizes)
     runs = np.zeros(len(postings), RUN_DTYPE)

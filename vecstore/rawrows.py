@@ -1,4 +1,4 @@
-"""Raw rows in extents: each vector once, as given, beside its id.
+"""Raw rows in extents: each vector once, in the collection's raw form, beside its id.
 
 A raw extent holds an ascending range of row numbers that starts at a multiple of `CHUNK_ROWS`,
 so one table entry per chunk turns a row number into an address.  Bulk loads number rows by
@@ -24,7 +24,7 @@ from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.layout import PAGE, ExtentKind, ExtentRecord, Section
 
-F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
 WRITE_ROWS = 8 * CHUNK_ROWS
 
 
@@ -34,9 +34,9 @@ def page_sums(data: memoryview) -> Iterator[int]:
         yield xxhash.xxh3_64_intdigest(data[start : start + PAGE])
 
 
-def extent_rows(dim: int) -> int:
+def extent_rows(row_bytes: int) -> int:
     """Rows of one full raw extent, a multiple of `CHUNK_ROWS`."""
-    return max(1, EXTENT_BYTES_MAX // (4 * dim * CHUNK_ROWS)) * CHUNK_ROWS
+    return max(1, EXTENT_BYTES_MAX // (row_bytes * CHUNK_ROWS)) * CHUNK_ROWS
 
 
 def write_rows(
@@ -46,7 +46,8 @@ def write_rows(
     first_row: int,
     count: int,
     dim: int,
-    take: Callable[[int, int], F32],
+    form: int,
+    take: Callable[[int, int], U8],
     ids: Sequence[Any] | NDArray[np.int64],
     order: NDArray[np.uint32] | None,
 ) -> ExtentRecord:
@@ -56,15 +57,24 @@ def write_rows(
     ----------
     first_row, count : int
         Row numbers covered; `first_row` is a multiple of `CHUNK_ROWS`.
+    dim : int
+    form : int
+        Number of the raw form, kept in the header.
     take : callable
-        `take(start, end)` gives rows start to end - 1 of the extent, float32 (n, dim).
+        `take(start, end)` gives rows start to end - 1 of the extent, uint8 (n, row bytes).
     ids : int64 array, or list of str
         Ids in row order; an empty one stands for a number without a row.
     order : uint32 (count,), optional
         Place of each row in order of insertion; its number without.
     """
     writer = ExtentWriter(
-        folder, number, ExtentKind.RAW, collection=collection, dim=dim, first_row=first_row
+        folder,
+        number,
+        ExtentKind.RAW,
+        collection=collection,
+        dim=dim,
+        codec=form,
+        first_row=first_row,
     )
     try:
         sums: list[int] = []

@@ -274,5 +274,5 @@ class Reader:
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._searcher.check_rows(snapshot, rows)
         out = np.empty((len(rows), self._dim), np.float32)
-        gather_rows(snapshot.addresses(rows), self._dim, out)
+        gather_rows(self._identity.form.number, snapshot.addresses(rows), out)
         return out

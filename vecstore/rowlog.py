@@ -19,15 +19,15 @@ from vecstore import layout
 from vecstore.layout import Kind
 
 
-def log_value(tenant: int, raw_id: bytes, vector: NDArray[np.float32]) -> bytes:
-    """Encode a fresh row for LMDB."""
-    return layout.LOG_HEAD.pack(tenant, len(raw_id)) + raw_id + vector.tobytes()
+def log_value(tenant: int, raw_id: bytes, row: NDArray[np.uint8]) -> bytes:
+    """Encode a fresh row, given in its raw form, for LMDB."""
+    return layout.LOG_HEAD.pack(tenant, len(raw_id)) + raw_id + row.tobytes()
 
 
 def read_log(
     transaction: lmdb.Transaction, collection: int, first_row: int
 ) -> Iterator[tuple[int, int, bytes, bytes]]:
-    """Yield (row, tenant, id bytes, vector bytes) of fresh rows from `first_row` on."""
+    """Yield (row number, tenant, id bytes, raw row) of fresh rows from `first_row` on."""
     start = layout.key_u32(collection, Kind.LOG, first_row)
     prefix = layout.key(collection, Kind.LOG)
     cursor = transaction.cursor()
@@ -48,7 +48,8 @@ class RowLog:
 
     Attributes
     ----------
-    vectors : float32 (capacity, dim)
+    vectors : uint8 (capacity, row bytes)
+        Raw rows in the collection's form.
     numbers : uint32 (capacity,)
         Row numbers, ascending.
     ids : list
@@ -57,8 +58,8 @@ class RowLog:
         Rows held.
     """
 
-    def __init__(self, dim: int) -> None:
-        self.vectors: NDArray[np.float32] = np.empty((64, dim), np.float32)
+    def __init__(self, row_bytes: int) -> None:
+        self.vectors: NDArray[np.uint8] = np.empty((64, row_bytes), np.uint8)
         self.numbers: NDArray[np.uint32] = np.empty(64, np.uint32)
         self.ids: list[int | str] = []
         self.count = 0
@@ -73,7 +74,7 @@ class RowLog:
             if self.count == len(self.numbers):
                 self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
                 self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
-            self.vectors[self.count] = np.frombuffer(vector, np.float32)
+            self.vectors[self.count] = np.frombuffer(vector, np.uint8)
             self.numbers[self.count] = row
             self.ids.append(layout.decode_id(raw_id, is_int))
             self.count += 1

@@ -37,7 +37,7 @@ class Snapshot:
     ----------
     transaction : int
         LMDB's number of the transaction that made it.
-    log_vectors : float32 (capacity, dim)
+    log_vectors : uint8 (capacity, row bytes)
         The log's buffer as it was; the first `log_count` rows count.
     view : int64 array
         What kernels take; valid as long as the snapshot is referenced.
@@ -54,7 +54,7 @@ class Snapshot:
     log: RowLog
     log_count: int
     live: U64
-    log_vectors: NDArray[np.float32]
+    log_vectors: NDArray[np.uint8]
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
     efforts: dict[Any, NDArray[np.float64]] = field(repr=False, default_factory=dict)
@@ -105,16 +105,16 @@ class Snapshot:
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of raw rows, in extents or in the log's buffer."""
-        dim = self.identity.record.dim
+        row_bytes = self.identity.row_bytes
         chunk = rows // np.uint32(CHUNK_ROWS)
         inside = chunk < len(self.extents.chunk_address)
         base = np.zeros(len(rows), np.int64)
         base[inside] = self.extents.chunk_address[chunk[inside]]
-        address: I64 = base + (rows % np.uint32(CHUNK_ROWS)).astype(np.int64) * 4 * dim
+        address: I64 = base + (rows % np.uint32(CHUNK_ROWS)).astype(np.int64) * row_bytes
         fresh = base == 0
         if fresh.any():
             place = np.searchsorted(self.log.numbers[: self.log_count], rows[fresh])
-            address[fresh] = self.log_vectors.ctypes.data + place.astype(np.int64) * 4 * dim
+            address[fresh] = self.log_vectors.ctypes.data + place.astype(np.int64) * row_bytes
         return address
 
 
@@ -202,7 +202,7 @@ def take_snapshot(
         codec = find_codec(state.codec or identity.record.codec, identity.record.dim)
         records = _records(transaction, collection)
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
-        log = RowLog(identity.record.dim)
+        log = RowLog(identity.row_bytes)
     is_int = bool(state.int_ids)
     fresh = log.catch_up(transaction, collection, is_int, state.log_first)
     end = max(state.next_row, len(extents.chunk_address) * CHUNK_ROWS)
@@ -266,6 +266,8 @@ def _assemble(
     view[v.LOG_ROWS] = log.count
     view[v.LOG_NUMBERS] = log.numbers.ctypes.data
     view[v.LOG_VECTORS] = log.vectors.ctypes.data
+    view[v.RAW_FORM] = identity.form.number
+    view[v.ROW_BYTES] = identity.row_bytes
     arrays = (log.vectors, log.numbers, chunk_address, chunk_order, chunk_sums)
     return Snapshot(
         identity, number, state, extents, log, log.count, live, log.vectors, view, arrays

@@ -52,7 +52,7 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
         "tree_nodes": 0 if directory is None else len(directory.supers),
         "tenants": 0,
         "disk_bytes": sum(record.bytes for record in extents.records.values())
-        + snapshot.log_count * (4 * snapshot.identity.record.dim + 8),
+        + snapshot.log_count * (snapshot.identity.row_bytes + 8),
         "raw_bytes": sum(extent.record.bytes for extent in extents.raws),
         "posting_bytes": sum(
             extent.record.bytes for extent in extents.of_kind(ExtentKind.POSTINGS)
@@ -61,6 +61,7 @@ def collection_stats(snapshot: Snapshot) -> dict[str, Any]:
         "extents": len(extents.mapped),
         "tail_rows": snapshot.log_count,
         "codec": extents.codec.name,
+        "raw": snapshot.identity.record.raw,
         "calibration": {
             "note": state.calibration_note,
             "efforts": [

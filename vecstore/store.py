@@ -28,13 +28,12 @@ from vecstore.extents import folder_bytes
 from vecstore.facts import Edit, delete_range, put_store, read_store
 from vecstore.inputs import parse_name
 from vecstore.layout import CollectionRecord, Kind
+from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.results import Violation
 from vecstore.session import Session
 from vecstore.snapshot import scan
 from vecstore.storage import Environment
-
-RAW_FORMS = ("float32",)
 
 
 def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = "commit") -> Store:
@@ -139,8 +138,9 @@ class Store:
         codec : str
             How postings hold rows: "auto", "rabitq1" to "rabitq8", "int8", "int4", "float32",
             "float16", or "pq" or "opq" and the number of bytes, as in "opq32".
-        raw : {"float32"}
-            How raw rows are stored.
+        raw : {"float32", "float16", "int8"}
+            How vectors are stored, once each: as given, rounded to half precision, or in 256
+            steps from the least to the largest value of each vector.
 
         Raises
         ------
@@ -251,7 +251,7 @@ class Store:
                 metric=Metric.parse(metric or "l2"),
                 tenants=False,
                 codec=codec or "auto",
-                raw=raw or RAW_FORMS[0],
+                raw=find_form(raw or DEFAULT).name,
                 seed=store.next_collection,
             )
             store.next_collection += 1
@@ -275,8 +275,8 @@ def _check_options(
         raise InvalidArgumentError(
             f"tenants is {tenants!r}; this version has no tenants. Use a collection for each."
         )
-    if raw is not None and (not isinstance(raw, str) or raw not in RAW_FORMS):
-        raise InvalidArgumentError(f"raw is {raw!r}; use one of {RAW_FORMS}.")
+    if raw is not None:
+        find_form(raw)
 
 
 def _compare(

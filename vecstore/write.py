@@ -140,7 +140,7 @@ class Writer:
     # --- small calls -----------------------------------------------------------------------
 
     def _put_log(self, batch: Batch, add: bool) -> None:
-        vectors = np.ascontiguousarray(batch.vectors, np.float32)
+        raw_rows = self._identity.form.encode(np.asarray(batch.vectors, np.float32))
         with self._environment.write() as transaction:
             edit = Edit(transaction, self._identity)
             self._replace(edit, batch.ids, add)
@@ -149,10 +149,10 @@ class Writer:
             self._reserve(edit, first, len(rows))
             edit.put_ids(TENANT_NONE, batch.ids, np.array(rows, np.uint32))
             collection = self._identity.record.number
-            for row, raw_id, vector in zip(rows, batch.ids.encoded(), vectors, strict=True):
+            for row, raw_id, raw_row in zip(rows, batch.ids.encoded(), raw_rows, strict=True):
                 transaction.put(
                     layout.key_u32(collection, Kind.LOG, row),
-                    log_value(TENANT_NONE, raw_id, vector),
+                    log_value(TENANT_NONE, raw_id, raw_row),
                 )
             edit.put_facts(rows, batch.metadata, batch.documents)
             edit.finish()
@@ -212,7 +212,7 @@ class Writer:
     def _log_rows_max(self, snapshot: Snapshot) -> int:
         """Fresh rows that the row log may hold."""
         rows = max(LOG_ROWS_MAX, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
-        return min(rows, max(CHUNK_ROWS, LOG_BYTES_MAX // (4 * self._identity.record.dim)))
+        return min(rows, max(CHUNK_ROWS, LOG_BYTES_MAX // self._identity.row_bytes))
 
     def _write_index(
         self, snapshot: Snapshot, batch: Batch | None, replaced: U32, progress: Progress
@@ -235,9 +235,8 @@ class Writer:
         kept = snapshot.live_rows() if train else live_log
         kept = np.setdiff1d(kept, replaced).astype(np.uint32)
         self._searcher.check_rows(snapshot, kept)
-        record = self._identity.record
         vectors = None if batch is None else batch.vectors
-        rows = Rows(record.dim, record.metric, snapshot.addresses(kept), vectors)
+        rows = Rows(self._identity, snapshot.addresses(kept), vectors)
         first_row = next_chunk(state.next_row)
         ids: Any = np.empty(0, np.int64) if batch is None else batch.ids.values
         builts: list[Built] = []

@@ -8,8 +8,8 @@ from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.factors import code_scale
 from vecstore.kernels.intrinsics import load_f32, load_u8, load_u16, load_u32, load_u64, store_f32
-from vecstore.kernels.quantise import from_half
 from vecstore.kernels.query import CODEWORDS, part_centred, rotate_centred
+from vecstore.kernels.raw import half_value
 from vecstore.kernels.rotation import rotate_back
 from vecstore.kernels.view import (
     BITS,
@@ -129,7 +129,7 @@ def decode_run(view, centroid, run, blocks, target):
                 target[at, i] = load_f32(block, i * BLOCK_ROWS + place)
         elif codec == FLOAT16:
             for i in range(dim):
-                target[at, i] = from_half(load_u16(block, i * BLOCK_ROWS + place))
+                target[at, i] = half_value(load_u16(block, i * BLOCK_ROWS + place))
         else:
             if codec == PQ:
                 _decode_parts(view, block, place, centroid_turned, turned, row)

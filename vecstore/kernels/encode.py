@@ -7,7 +7,7 @@ import numpy as np
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import exact_distance
-from vecstore.kernels.intrinsics import load_f32, store_f32, store_u32
+from vecstore.kernels.intrinsics import store_f32, store_u32
 from vecstore.kernels.quantise import (
     encode_grid,
     encode_parts,
@@ -17,6 +17,7 @@ from vecstore.kernels.quantise import (
     pack_extra,
 )
 from vecstore.kernels.query import CODEWORDS, part_centred, prepare, rotate_centred
+from vecstore.kernels.raw import decode_row
 from vecstore.kernels.view import (
     BLOCK_BYTES,
     CENTRE,
@@ -33,6 +34,7 @@ from vecstore.kernels.view import (
     PARTS,
     PQ,
     RABITQ,
+    RAW_FORM,
     SIGNS,
 )
 
@@ -58,14 +60,14 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
     Parameters
     ----------
     view : int64 array (see `vecstore.kernels.view`)
-        The fields that `vecstore.codecs.Model.view` fills.
+        The fields that `vecstore.codecs.Model.view` fills, and RAW_FORM.
     centroids : float32 (runs, dim)
     raw : bool
         The rows are raw and get normalised under cosine; otherwise they are used as they are.
     first : int64 (runs + 1,)
         Rows of run i are first[i] to first[i + 1] - 1.
     addresses : int64 (rows,)
-        Addresses of float32 (dim,).
+        Addresses of rows in the view's form.
     numbers : uint32 (rows,)
         Row numbers to store.
     begin, end : int64
@@ -97,7 +99,8 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
         extra = block + blocks * block_bytes
         place = 0
         for i in range(first[run], first[run + 1]):
-            prepare(metric if raw else L2, addresses[i], dim, prepared)
+            decode_row(view[RAW_FORM], addresses[i], dim, prepared)
+            prepare(metric if raw else L2, prepared, dim, prepared)
             if codec == PQ:
                 part_centred(view, prepared, turned)
                 encode_parts(view, prepared, turned, centroid, centroid_turned, room, block, place)
@@ -129,20 +132,20 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
 
 
 @kernel
-def gather_rows(addresses, dim, target):
-    """Copy float32 rows by address into `target` (n, dim)."""
+def gather_rows(form, addresses, target):
+    """Copy raw rows by address into float32 `target` (n, dim), C-contiguous."""
+    dim = target.shape[1]
     for i in range(addresses.shape[0]):
-        for d in range(dim):
-            target[i, d] = load_f32(addresses[i], d)
+        decode_row(form, addresses[i], dim, target.ctypes.data + 4 * dim * i)
 
 
 @kernel
-def exact_pairs(metric, queries, addresses, target):
+def exact_pairs(form, metric, queries, addresses, target):
     """Distances of raw queries to given raw rows, bit for bit as a search computes them.
 
     Parameters
     ----------
-    metric : int64
+    form, metric : int64
     queries : float32 (n, dim)
     addresses : int64 (n, m)
         Addresses of each query's rows.
@@ -153,5 +156,5 @@ def exact_pairs(metric, queries, addresses, target):
     for i in range(addresses.shape[0]):
         prepare(metric, queries.ctypes.data + 4 * dim * i, dim, prepared.ctypes.data)
         for j in range(addresses.shape[1]):
-            target[i, j] = exact_distance(metric, prepared.ctypes.data, addresses[i, j], dim)
+            target[i, j] = exact_distance(form, metric, prepared.ctypes.data, addresses[i, j], dim)
     return prepared[0]

@@ -20,6 +20,7 @@ from vecstore.kernels.intrinsics import (
     store_u64,
 )
 from vecstore.kernels.query import CODEWORDS
+from vecstore.kernels.raw import half_value
 from vecstore.kernels.view import (
     BITS,
     BLOCK_BYTES,
@@ -41,7 +42,6 @@ _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _HALF_MAX = np.float32(65504.0)
 _NUDGE = np.float32(1e-5)
-_TWO_112 = np.float32(2.0**112)
 
 
 @kernel
@@ -220,14 +220,6 @@ def to_half(value):
 
 
 @kernel
-def from_half(bits):
-    """Value of float16 bits that are finite."""
-    wide = np.uint32(bits)
-    size = bits_float(np.uint32((wide & np.uint32(0x7FFF)) << np.uint32(13))) * _TWO_112
-    return -size if wide & np.uint32(0x8000) else size
-
-
-@kernel
 def encode_values(view, prepared, block, place):
     """Write a row's values into its place of a block, with twice the length of what they lost."""
     dim = view[DIM]
@@ -240,7 +232,7 @@ def encode_values(view, prepared, block, place):
     for i in range(dim):
         value = load_f32(prepared, i)
         bits = to_half(min(_HALF_MAX, max(-_HALF_MAX, value)))
-        apart = value - from_half(bits)
+        apart = value - half_value(bits)
         lost += apart * apart
         store_u16(block, i * BLOCK_ROWS + place, bits)
     kappa = np.float32(2.0) if view[METRIC] == L2 else _ONE

@@ -29,6 +29,8 @@ from vecstore.kernels.view import (
     PAGE_CHECKED,
     PAGE_TAG,
     QUERY,
+    RAW_FORM,
+    ROW_BYTES,
     RUN_ADDRESS,
     RUN_BLOCKS,
     RUN_CHECKED,
@@ -86,13 +88,13 @@ def raw_address(view, row):
     base = load_i64(view[CHUNK_ADDRESS], chunk)
     if base == 0:
         return base
-    return base + (row - chunk * CHUNK_ROWS) * 4 * view[DIM]
+    return base + (row - chunk * CHUNK_ROWS) * view[ROW_BYTES]
 
 
 @kernel
 def row_intact(view, scratch, counters, row):
     """Hold the pages of a raw row in an extent against their checksums on their first use."""
-    stride = 4 * view[DIM]
+    stride = view[ROW_BYTES]
     chunk = row // CHUNK_ROWS
     start = (row - chunk * CHUNK_ROWS) * stride
     base = chunk * (CHUNK_ROWS * stride // _PAGE_BYTES)
@@ -122,6 +124,7 @@ def rows_intact(view, scratch, counters, rows):
 def rerank(view, scratch, counters, n, rows, distances, count):
     """Exact distances of the `n` survivors that their bounds still cannot exclude."""
     dim = view[DIM]
+    form = view[RAW_FORM]
     metric = view[METRIC]
     last = rows.shape[0] - 1
     for i in range(n):
@@ -133,7 +136,7 @@ def rerank(view, scratch, counters, n, rows, distances, count):
         if address == 0 or not row_intact(view, scratch, counters, row):
             continue
         counters[COUNT_RERANKED] += 1
-        distance = exact_distance(metric, scratch[QUERY], address, dim)
+        distance = exact_distance(form, metric, scratch[QUERY], address, dim)
         if distance <= kth:
             count = offer(view, rows, distances, count, np.uint32(row), distance)
     return count
@@ -143,12 +146,14 @@ def rerank(view, scratch, counters, n, rows, distances, count):
 def scan_log(view, scratch, rows, distances, count):
     """Exact distances of all fresh rows."""
     dim = view[DIM]
+    form = view[RAW_FORM]
     metric = view[METRIC]
     last = rows.shape[0] - 1
     for i in range(view[LOG_ROWS]):
         row = np.int64(load_u32(view[LOG_NUMBERS], i))
         if is_live(view, row):
-            distance = exact_distance(metric, scratch[QUERY], view[LOG_VECTORS] + 4 * dim * i, dim)
+            address = view[LOG_VECTORS] + view[ROW_BYTES] * i
+            distance = exact_distance(form, metric, scratch[QUERY], address, dim)
             if count <= last or distance <= distances[last]:
                 count = offer(view, rows, distances, count, np.uint32(row), distance)
     return count
@@ -158,6 +163,7 @@ def scan_log(view, scratch, rows, distances, count):
 def scan_raw(view, scratch, counters, rows, distances, count):
     """Exact distances of all live rows in extents."""
     dim = view[DIM]
+    form = view[RAW_FORM]
     metric = view[METRIC]
     last = rows.shape[0] - 1
     for chunk in range(view[CHUNKS]):
@@ -167,7 +173,7 @@ def scan_raw(view, scratch, counters, rows, distances, count):
             if is_live(view, row) and row_intact(view, scratch, counters, row):
                 counters[COUNT_RERANKED] += 1
                 address = raw_address(view, row)
-                distance = exact_distance(metric, scratch[QUERY], address, dim)
+                distance = exact_distance(form, metric, scratch[QUERY], address, dim)
                 if count <= last or distance <= distances[last]:
                     count = offer(view, rows, distances, count, np.uint32(row), distance)
     return count

@@ -31,7 +31,6 @@ from vecstore.kernels.view import (
     BLOCK_BYTES,
     CODEC,
     COUNT_ROWS,
-    DIM,
     ESTIMATES,
     ESTIMATES_MAX,
     EXTRA_BYTES,
@@ -41,6 +40,7 @@ from vecstore.kernels.view import (
     LOWER,
     NO_ROW,
     RABITQ,
+    ROW_BYTES,
     RUN_ADDRESS,
     RUN_BLOCKS,
     SURVIVORS,
@@ -71,7 +71,7 @@ def bounds_above(view, k):
 def _ask(view, row):
     """Ask for a raw vector."""
     address = raw_address(view, row)
-    for line in range(min(_LINES_MAX, 4 * view[DIM] // _LINE_BYTES + 1)):
+    for line in range(min(_LINES_MAX, view[ROW_BYTES] // _LINE_BYTES + 1)):
         prefetch(address + line * _LINE_BYTES)
 
 

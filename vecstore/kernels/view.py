@@ -36,17 +36,19 @@ PAGE_CHECKED: Final = 22  # u64 bitmap over pages of raw rows, set on the first 
 LIVE: Final = 23  # u64 bitmap over rows
 LOG_ROWS: Final = 24  # fresh rows
 LOG_NUMBERS: Final = 25  # u32 (fresh rows,)
-LOG_VECTORS: Final = 26  # f32 (fresh rows, dim)
+LOG_VECTORS: Final = 26  # u8 (fresh rows, row bytes)
 BITS: Final = 27  # of a code, per dimension
 STEPS: Final = 28  # rounds of the block kernel's inner loop
 EXTRA_BYTES: Final = 29  # of a row, behind the blocks of its run
 GRID_SCALE: Final = 30  # bits of the float32 by which residuals of length one are quantised
-PARTS: Final = 31  # parts of a vector that have a codebook each
-PART_DIM: Final = 32
-CODEBOOK: Final = 33  # f32 (parts, part dim, 256)
-MATRIX: Final = 34  # f32 (parts * part dim, dim), learned rotation; 0 = none
-GRID_ERROR: Final = 35  # bits of the float32 relative error of its codes
-VIEW_FIELDS: Final = 36
+GRID_ERROR: Final = 31  # bits of the float32 relative error of its codes
+PARTS: Final = 32  # parts of a vector that have a codebook each
+PART_DIM: Final = 33
+CODEBOOK: Final = 34  # f32 (parts, part dim, 256)
+MATRIX: Final = 35  # f32 (parts * part dim, dim), learned rotation; 0 = none
+RAW_FORM: Final = 36  # of raw rows, in extents and in the log
+ROW_BYTES: Final = 37  # from one raw row to the next
+VIEW_FIELDS: Final = 38
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -113,3 +115,8 @@ FLOAT16: Final = 3
 INT8: Final = 4
 INT4: Final = 5
 PQ: Final = 6
+
+# --- forms of raw rows, as stored ------------------------------------------------------------
+RAW_FLOAT32: Final = 0
+RAW_FLOAT16: Final = 1
+RAW_INT8: Final = 2
