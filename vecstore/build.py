@@ -11,9 +11,10 @@ publishes them in one transaction, or `Built.abandon` removes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,14 @@ from numpy.typing import NDArray
 from vecstore import clustering
 from vecstore.clustering import Progress, Tree
 from vecstore.codecs import Codec, Model, train_model
-from vecstore.config import CHUNK_ROWS, POSTING_ROWS_MAX, Metric
+from vecstore.config import CHUNK_ROWS, POSTING_ROWS_MAX
 from vecstore.directory import Directory, write_directory
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
-from vecstore.kernels.encode import gather_rows
 from vecstore.layout import TENANT_NONE, ExtentRecord, Section, align, get_bits
 from vecstore.postings import group, write_postings
 from vecstore.rawrows import extent_rows, write_rows
+from vecstore.row_source import Rows
 from vecstore.snapshot import Snapshot
 
 F32 = NDArray[np.float32]
@@ -43,55 +44,28 @@ SPREAD_ROWS = 2_048
 """Rows whose distances to their centroids tell how well these fit."""
 
 
-def normalised(x: F32, metric: int) -> F32:
-    """Rows as the index sees them: of length one under cosine."""
-    if metric != Metric.COSINE:
-        return x
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x))
-    unit: F32 = x / np.maximum(norms, np.float32(1e-30))[:, None]
-    return unit
+@dataclass(frozen=True)
+class Leaves:
+    """Postings that rows are encoded into.
 
-
-class Rows:
-    """Rows to be indexed: some stored already, then some new, in one numbering from 0.
-
-    Parameters
+    Attributes
     ----------
-    identity : Identity
-        The collection's dimensions, metric and raw form.
-    addresses : int64 (stored,)
-        Where the stored rows are.
-    fresh : array-like (new, dim), optional
-        Anything that can be sliced and indexed by rows, a memory map included.
+    centroids : float32 (postings, dim)
+    numbers : uint32 (postings,)
+        Posting numbers, ascending.
+    model : Model
+        Of the posting codec.
     """
 
-    def __init__(self, identity: Identity, addresses: I64, fresh: Any) -> None:
-        self.dim = identity.record.dim
-        self.metric = identity.record.metric
-        self.form = identity.form
-        self.stored = len(addresses)
-        self.fresh_count = 0 if fresh is None else len(fresh)
-        self.n = self.stored + self.fresh_count
-        self.stored_addresses = addresses
-        self._fresh = fresh
+    centroids: F32
+    numbers: U32
+    model: Model
 
-    def take_raw(self, indices: I64) -> F32:
-        """Copy rows: new ones as they were given, stored ones as they come back."""
-        out = np.empty((len(indices), self.dim), np.float32)
-        stored = indices < self.stored
-        if stored.all():
-            gather_rows(self.form.number, self.stored_addresses[indices], out)
-            return out
-        if stored.any():
-            own = np.empty((int(stored.sum()), self.dim), np.float32)
-            gather_rows(self.form.number, self.stored_addresses[indices[stored]], own)
-            out[stored] = own
-        out[~stored] = self._fresh[indices[~stored] - self.stored]
-        return out
-
-    def take(self, indices: I64) -> F32:
-        """Copy rows as the index sees them."""
-        return normalised(self.take_raw(indices), self.metric)
+    @classmethod
+    def of(cls, directory: Directory) -> Leaves:
+        """Take those of a directory."""
+        centroids = np.ascontiguousarray(directory.centroids)
+        return cls(centroids, np.ascontiguousarray(directory.postings), directory.model)
 
 
 @dataclass
@@ -170,26 +144,13 @@ class Builder:
         tree = clustering.train_tree(rows, self._record.seed, self._pool, self._progress)
         homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
         homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
-        model = self._train_model(rows, tree, homes)
-        postings = np.arange(first_posting, first_posting + len(tree.leaves), dtype=np.uint32)
-        built = Built(self._identity, postings=len(postings))
-        built.spread = self._spread(rows, tree.leaves, homes)
-        try:
-            self._write(
-                built,
-                rows,
-                stored_numbers,
-                first_row,
-                homes,
-                ids,
-                tree.leaves,
-                postings,
-                model,
-            )
-            self._put_directory(built, model, tree.leaves, postings)
-        except BaseException:
-            built.abandon()
-            raise
+        numbers = np.arange(first_posting, first_posting + len(tree.leaves), dtype=np.uint32)
+        leaves = Leaves(tree.leaves, numbers, self._train_model(rows, tree, homes))
+        with self._building() as built:
+            built.postings = len(numbers)
+            built.spread = self._spread(rows, leaves.centroids, homes)
+            self._write(built, rows, stored_numbers, first_row, homes, ids, leaves)
+            self._put_directory(built, leaves)
         return built
 
     def append(
@@ -201,27 +162,24 @@ class Builder:
         ids: Sequence[Any] | I64,
     ) -> Built:
         """Give rows homes among the present postings; write raw rows and fragments."""
-        tree, ordinals = self._regroup(rows, np.ascontiguousarray(directory.centroids))
+        leaves = Leaves.of(directory)
+        tree, ordinals = self._regroup(rows, leaves.centroids)
         homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
         homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
+        with self._building() as built:
+            built.spread = self._spread(rows, leaves.centroids, homes)
+            self._write(built, rows, stored_numbers, first_row, homes, ids, leaves)
+        return built
+
+    @contextmanager
+    def _building(self) -> Iterator[Built]:
+        """Begin extents; remove them when anything fails."""
         built = Built(self._identity)
-        built.spread = self._spread(rows, directory.centroids, homes)
         try:
-            self._write(
-                built,
-                rows,
-                stored_numbers,
-                first_row,
-                homes,
-                ids,
-                np.ascontiguousarray(directory.centroids),
-                np.ascontiguousarray(directory.postings),
-                directory.model,
-            )
+            yield built
         except BaseException:
             built.abandon()
             raise
-        return built
 
     def _regroup(self, rows: Rows, centroids: F32) -> tuple[Tree, I64]:
         """Group present centroids into cells, so that homes are found cell by cell.
@@ -244,7 +202,6 @@ class Builder:
 
     def store_log(self, snapshot: Snapshot) -> Built:
         """Write the fresh rows of a snapshot as a raw extent under their own numbers."""
-        built = Built(self._identity)
         count = snapshot.log_count
         numbers = snapshot.log.numbers[:count]
         first = snapshot.state.log_first
@@ -261,11 +218,8 @@ class Builder:
             block[place[inside] - start] = snapshot.log_vectors[:count][inside]
             return block
 
-        try:
+        with self._building() as built:
             self._write_raw(built, first, total, take, ids, None)
-        except BaseException:
-            built.abandon()
-            raise
         return built
 
     def rewrite(self, snapshot: Snapshot, directory: Directory) -> Built:
@@ -275,27 +229,21 @@ class Builder:
         """
         first, rows = _entries(snapshot, directory)
         addresses = snapshot.addresses(rows)
-        centroids = np.ascontiguousarray(directory.centroids)
-        postings = np.ascontiguousarray(directory.postings)
+        old = Leaves.of(directory)
         sample = _sample(len(rows), CODEBOOK_ROWS if self._codec.parts else 0, self._record.seed)
         homes = np.searchsorted(first, sample, side="right") - 1
-        source = Rows(self._identity, addresses, None)
         model = train_model(
             self._codec,
             self._record.metric,
             self._record.seed,
-            np.ascontiguousarray(directory.model.centre),
-            source.take(sample) - centroids[homes],
+            np.ascontiguousarray(old.model.centre),
+            Rows(self._identity, addresses, None).take(sample) - old.centroids[homes],
         )
-        built = Built(self._identity, postings=len(postings))
-        try:
-            self._progress("postings", 0, len(rows))
-            self._put_postings(built, model, centroids, postings, first, rows, addresses)
-            self._put_directory(built, model, centroids, postings)
-            self._progress("postings", len(rows), len(rows))
-        except BaseException:
-            built.abandon()
-            raise
+        leaves = replace(old, model=model)
+        with self._building() as built:
+            built.postings = len(leaves.numbers)
+            self._put_postings(built, leaves, first, rows, addresses)
+            self._put_directory(built, leaves)
         return built
 
     def _spread(self, rows: Rows, centroids: F32, homes: I32) -> float:
@@ -320,9 +268,7 @@ class Builder:
         first_row: int,
         homes: I32,
         ids: Sequence[Any] | I64,
-        centroids: F32,
-        postings: U32,
-        model: Model,
+        leaves: Leaves,
     ) -> None:
         """Write new rows in posting order, then all rows' codes."""
         order = np.argsort(homes[rows.stored :, 0], kind="stable")
@@ -337,49 +283,40 @@ class Builder:
         self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
         numbers = np.concatenate([stored_numbers, built.numbers])
         addresses = np.concatenate([rows.stored_addresses, self._new_addresses(built, first_row)])
-        first, members = group(homes, np.arange(rows.n, dtype=np.uint32), len(postings))
-        self._progress("postings", 0, rows.n)
-        self._put_postings(
-            built, model, centroids, postings, first, numbers[members], addresses[members]
-        )
-        self._progress("postings", rows.n, rows.n)
+        first, members = group(homes, np.arange(rows.n, dtype=np.uint32), len(leaves.numbers))
+        self._put_postings(built, leaves, first, numbers[members], addresses[members])
 
     def _put_postings(
-        self,
-        built: Built,
-        model: Model,
-        centroids: F32,
-        postings: U32,
-        first: I64,
-        rows: U32,
-        addresses: I64,
+        self, built: Built, leaves: Leaves, first: I64, rows: U32, addresses: I64
     ) -> None:
+        self._progress("postings", 0, len(rows))
         number = self._next_extent()
         built.extents[number] = write_postings(
             self._identity.folder,
             number,
             self._record.number,
             TENANT_NONE,
-            model,
+            leaves.model,
             self._identity.form.number,
-            centroids,
-            postings,
+            leaves.centroids,
+            leaves.numbers,
             first,
             rows,
             addresses,
             self._pool,
         )
+        self._progress("postings", len(rows), len(rows))
 
-    def _put_directory(self, built: Built, model: Model, centroids: F32, postings: U32) -> None:
+    def _put_directory(self, built: Built, leaves: Leaves) -> None:
         number = self._next_extent()
         built.extents[number] = write_directory(
             self._identity.folder,
             number,
             self._record.number,
             TENANT_NONE,
-            model,
-            centroids,
-            postings,
+            leaves.model,
+            leaves.centroids,
+            leaves.numbers,
             self._record.seed,
         )
 

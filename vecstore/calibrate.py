@@ -8,13 +8,12 @@ postings, rows and reranks, not timed, so a busy machine does not change the out
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.build import Rows, normalised
 from vecstore.clustering import Progress, blocks
 from vecstore.config import Effort, Metric
 from vecstore.extent_set import Identity
@@ -22,6 +21,7 @@ from vecstore.facts import Edit
 from vecstore.kernels import view as v
 from vecstore.kernels.encode import exact_pairs
 from vecstore.layout import NO_ROW, EffortRecord
+from vecstore.row_source import Rows, normalised
 from vecstore.search import Searcher, effort_array
 from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
@@ -68,6 +68,12 @@ class Workload:
     own: U32
     wanted: int
     source: str
+
+    def part(self, count: int) -> Workload:
+        """Take up to `count` of the queries, spread over all."""
+        picks = np.linspace(0, len(self.own) - 1, min(count, len(self.own))).astype(int)
+        queries = np.ascontiguousarray(self.queries[picks])
+        return replace(self, queries=queries, limits=self.limits[picks], own=self.own[picks])
 
     @property
     def k(self) -> int:
@@ -194,8 +200,12 @@ def measure(
     """Measure the grid of efforts; return those that no cheaper one beats, by recall."""
     measured: list[Measured] = []
     counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
-    exact = snapshot.extents.codec.kind == v.FLOAT32  # has no error to bound
-    bounds = (1.0,) if exact else BOUNDS
+    codec = snapshot.extents.codec
+    bounds: tuple[float, ...] = BOUNDS
+    if codec.kind == v.FLOAT32:  # has no error to bound
+        bounds = (1.0,)
+    elif codec.kind != v.RABITQ or codec.bits > 1:  # has little
+        bounds = BOUNDS[::2]
     series = [(bound, spread) for bound in bounds for spread in SPREADS]
     for done, (bound, spread) in enumerate(series):
         best = 0.0

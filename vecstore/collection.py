@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.choice import Request
 from vecstore.clustering import Progress
 from vecstore.config import K_MAX, Metric
 from vecstore.errors import (
@@ -30,10 +31,11 @@ from vecstore.inputs import (
     parse_queries,
 )
 from vecstore.reader import Reader
-from vecstore.results import Hit, Result
+from vecstore.results import Hit, Result, Tuning
 from vecstore.search import Searcher
 from vecstore.session import Session
 from vecstore.stats import collection_stats
+from vecstore.tune import Tuner
 from vecstore.write import Batch, Writer, silent
 
 _INCLUDABLE = frozenset({"metadata", "document", "vector"})
@@ -52,13 +54,15 @@ class Collection:
         self._dim = identity.record.dim
         self._searcher = Searcher()
         self._reader = Reader(session, identity, self._searcher)
-        self._writer = Writer(
+        parts = (
             session.environment,
             identity,
             self._reader.newest,
             session.write_lock,
             self._searcher,
         )
+        self._writer = Writer(*parts)
+        self._tuner = Tuner(*parts)
 
     # --- what it is ------------------------------------------------------------------------
 
@@ -293,6 +297,56 @@ class Collection:
     def tenant(self, *names: str) -> Any:
         """Raise: this collection has no tenants."""
         raise TenantRequiredError(f"Collection {self.name!r} has no tenants; call its verbs.")
+
+    # --- tuning ----------------------------------------------------------------------------
+
+    def tune(
+        self,
+        queries: Any = None,
+        recall: float = 0.95,
+        k: int = 10,
+        ram_bytes: int | None = None,
+        disk_bytes: int | None = None,
+        *,
+        codecs: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Tuning:
+        """Choose codec and effort by measuring them on this collection.
+
+        Every candidate codec encodes all rows; recall is measured against exact search over the
+        vectors as they are stored, for a grid of probes and rerank depths. The quickest candidate
+        that reaches the recall within the budgets is kept, and queries that name no recall aim at
+        this one from now on. Writers wait meanwhile, readers do not.
+
+        Parameters
+        ----------
+        queries : array-like (n, dim), optional
+            Queries as users ask them. Without, rows of the collection serve, each without itself
+            among its neighbours; the result says so.
+        recall : float in (0, 1)
+        k : int
+        ram_bytes : int, optional
+            What tables and directory of the collection may take.
+        disk_bytes : int, optional
+            What its extents may take.
+        codecs : sequence of str, optional
+            Candidates; `vecstore.choice.CODECS` by default.
+        progress : callable, optional
+            Called as `progress(stage, done, total)`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Nothing meets the target; nothing was changed.
+        """
+        self._refuse_read_only()
+        request = Request.parse(self._identity, queries, recall, k, ram_bytes, disk_bytes, codecs)
+        with self._session:
+            return self._tuner.tune(request, progress or silent)
+
+    def tuning(self) -> Tuning | None:
+        """Return the last decision of `tune` with its evidence; None when there was none."""
+        return self._reader.tuning()
 
     # --- inside ----------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from vecstore.extent_set import Identity
 from vecstore.inputs import Ids, check_id_kind, check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
-from vecstore.results import Hit, Result
+from vecstore.results import Hit, Result, Tuning
 from vecstore.search import Searcher, effort_array
 from vecstore.session import Session
 from vecstore.snapshot import Snapshot, refuse_dropped, take_snapshot
@@ -149,6 +149,13 @@ class Reader:
                     f"Collection {self._name!r} has no id {unknown!r}; use get to test."
                 )
             return self._read_vectors(snapshot, np.array(rows, np.uint32))
+
+    @_typed
+    def tuning(self) -> Tuning | None:
+        """Read the last tuning and its evidence."""
+        with self._reading() as (_, transaction):
+            raw = transaction.get(layout.key(self._number, Kind.TUNING))
+            return None if raw is None else layout.unpack(raw, type=Tuning)
 
     def close(self) -> None:
         """Let go of the maps; no call may run any more."""

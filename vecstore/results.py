@@ -62,3 +62,79 @@ class Violation(msgspec.Struct, frozen=True):
     invariant: str
     where: str
     detail: str
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What one codec gave with one effort.
+
+    Attributes
+    ----------
+    codec : str
+    probes : int
+        Postings scanned at most.
+    bound : float
+        Share of the code's error bound that decides which rows are reranked: the rerank depth.
+    spread : float
+        Postings farther than (1 + spread) times the nearest are left out.
+    recall, recall_low, recall_high : float
+        Measured recall and its 95 % confidence interval.
+    microseconds : float
+        Median time of one query, all candidates timed in turn.
+    rows_scanned, rows_reranked : float
+        Codes looked at and raw rows read, per query.
+    posting_bytes, disk_bytes : int
+        Of the postings, and of the collection.
+    ram_bytes : int
+        Tables and directory.
+    meets_recall, fits : bool
+        It reaches the recall asked for (less one standard error), and is within the budgets.
+    """
+
+    codec: str
+    probes: int
+    bound: float
+    spread: float
+    recall: float
+    recall_low: float
+    recall_high: float
+    microseconds: float
+    rows_scanned: float
+    rows_reranked: float
+    posting_bytes: int
+    disk_bytes: int
+    ram_bytes: int
+    meets_recall: bool
+    fits: bool
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """A decision about codec and effort, and its evidence.
+
+    Attributes
+    ----------
+    target : float
+        Recall that was asked for.
+    k : int
+    queries : str
+        What it was measured on.
+    rows : int
+        Rows of the collection then.
+    chosen : Candidate
+    candidates : list of Candidate
+        All that were measured.
+    """
+
+    target: float
+    k: int
+    queries: str
+    rows: int
+    chosen: Candidate
+    candidates: list[Candidate]
+
+    def pareto(self) -> list[Candidate]:
+        """Candidates that no other beats in both recall and time, by rising recall."""
+        best: list[Candidate] = []
+        for one in sorted(self.candidates, key=lambda one: (one.microseconds, -one.recall)):
+            if not best or one.recall > best[-1].recall:
+                best.append(one)
+        return best

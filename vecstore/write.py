@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.build import Builder, Built, Rows, next_chunk
+from vecstore.build import Builder, Built, next_chunk
 from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, worker_pool
 from vecstore.config import (
@@ -38,6 +38,7 @@ from vecstore.inputs import Ids, check_id_kind
 from vecstore.layout import TENANT_NONE, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
+from vecstore.row_source import Rows
 from vecstore.rowlog import log_value
 from vecstore.search import Searcher
 from vecstore.session import WriteLock
@@ -291,6 +292,7 @@ class Writer:
                 state.indexed_rows = indexed
                 state.trained_spread = builts[-1].spread
                 state.later_rows = 0
+                state.later_spread = 0.0
             elif indexed:
                 state.indexed_rows += indexed
                 total = state.later_spread * state.later_rows + builts[-1].spread * indexed

@@ -15,211 +15,173 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
-from numba.core import config, types
+from llvmlite import ir
+from numba.core import types
 from numba.extending import intrinsic
 
 from vecstore.config import BLOCK_ROWS
+from vecstore.kernels.vectors import (
+    BIT,
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    call,
+    constant,
+    converts_half,
+    fill,
+    has_feature,
+    pointer,
+    repeat,
+)
 from vecstore.kernels.view import NO_ROW
 
-_BIT, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-_F32 = ir.FloatType()
-_V8, _V16, _V32, _V64 = (ir.VectorType(part, BLOCK_ROWS) for part in (_I8, _I16, _I32, _I64))
-_VF = ir.VectorType(_F32, BLOCK_ROWS)
+_V8, _V16, _V32, _V64 = (ir.VectorType(part, BLOCK_ROWS) for part in (I8, I16, I32, I64))
+_VF = ir.VectorType(F32, BLOCK_ROWS)
 _NO_FLOATS = ir.Constant(_VF, [0.0] * BLOCK_ROWS)
 
 PLANES = 5
 """Bits of a query coordinate in the 1-bit block kernel, two's complement."""
 
 
-def _has(feature: str) -> bool:
-    """Tell whether kernels are compiled for a processor feature."""
-    if config.CPU_NAME:
-        return f"+{feature}" in (config.CPU_FEATURES or "")
-    return bool(binding.get_host_cpu_features().get(feature))
-
-
-def _at(builder: Any, address: Any, element: Any, index: Any = None) -> Any:
-    """Point to element `index` of an array at an address."""
-    place = builder.inttoptr(address, ir.PointerType(element))
-    return place if index is None else builder.gep(place, [index])
-
-
-def _fill(builder: Any, scalar: Any, vector: Any) -> Any:
-    """Repeat a scalar."""
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
-
-
-def _all(vector: Any, value: int) -> Any:
-    return ir.Constant(vector, [value] * vector.count)
-
-
-def _repeat(
-    builder: Any, count: Any, starts: list[Any], step: Callable[[Any, list[Any]], list[Any]]
-) -> list[Any]:
-    """Carry values through `count` > 0 rounds of `step(index, values)`; return the last ones."""
-    before = builder.block
-    loop = builder.append_basic_block("rounds")
-    done = builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(_I64)
-    index.add_incoming(ir.Constant(_I64, 0), before)
-    carried = [builder.phi(start.type) for start in starts]
-    for value, start in zip(carried, starts, strict=True):
-        value.add_incoming(start, before)
-    results = step(index, list(carried))
-    following = builder.add(index, ir.Constant(_I64, 1))
-    end = builder.block
-    index.add_incoming(following, end)
-    for value, result in zip(carried, results, strict=True):
-        value.add_incoming(result, end)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
-    return results
-
-
-def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    """Call an LLVM intrinsic by its full name."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(builder.module.declare_intrinsic(name, (), kind), arguments)
-
-
 def _within(builder: Any, lower: Any, threshold: Any) -> Any:
-    within = builder.fcmp_ordered("<=", lower, _fill(builder, threshold, _VF))
-    return builder.bitcast(within, _I32)
+    within = builder.fcmp_ordered("<=", lower, fill(builder, threshold, _VF))
+    return builder.bitcast(within, I32)
 
 
 def _finish(builder: Any, dot: Any, factors: Any, rest: Any) -> Any:
     """From products with the codes to stored estimates and the mask of rows within reach."""
     scale, shift, g_add, g_err, threshold, estimates = rest
     contract = ["contract"]
-    parts = _at(builder, factors, _VF)
+    parts = pointer(builder, factors, _VF)
     f_add, f_rs, f_err = (
-        builder.load(builder.gep(parts, [ir.Constant(_I64, part)]), align=64) for part in range(3)
+        builder.load(builder.gep(parts, [ir.Constant(I64, part)]), align=64) for part in range(3)
     )
-    value = builder.fmul(dot, _fill(builder, scale, _VF), flags=contract)
-    value = builder.fsub(value, _fill(builder, shift, _VF), flags=contract)
+    value = builder.fmul(dot, fill(builder, scale, _VF), flags=contract)
+    value = builder.fsub(value, fill(builder, shift, _VF), flags=contract)
     value = builder.fmul(value, f_rs, flags=contract)
     value = builder.fadd(value, f_add, flags=contract)
-    value = builder.fadd(value, _fill(builder, g_add, _VF), flags=contract)
-    builder.store(value, _at(builder, estimates, _VF), align=64)
-    error = builder.fmul(f_err, _fill(builder, g_err, _VF), flags=contract)
+    value = builder.fadd(value, fill(builder, g_add, _VF), flags=contract)
+    builder.store(value, pointer(builder, estimates, _VF), align=64)
+    error = builder.fmul(f_err, fill(builder, g_err, _VF), flags=contract)
     return _within(builder, builder.fsub(value, error, flags=contract), threshold)
 
 
-def _sign_products(builder: Any, block: Any, planes: Any, words: Any) -> tuple[Any, Any]:
+def _sign_products(
+    context: Any, builder: Any, block: Any, planes: Any, words: Any
+) -> tuple[Any, Any]:
     """Products of 1-bit codes, u64 (words, 32), with bit planes, u64 (words, PLANES)."""
-    codes, plane = _at(builder, block, _V64), _at(builder, planes, _I64)
+    codes, plane = pointer(builder, block, _V64), pointer(builder, planes, I64)
 
     def step(word: Any, sums: list[Any]) -> list[Any]:
         code = builder.load(builder.gep(codes, [word]), align=64)
-        first = builder.mul(word, ir.Constant(_I64, PLANES))
+        first = builder.mul(word, ir.Constant(I64, PLANES))
         grown = []
         for bit, total in enumerate(sums):
-            at = builder.gep(plane, [builder.add(first, ir.Constant(_I64, bit))])
-            hits = builder.and_(code, _fill(builder, builder.load(at), _V64))
-            count = _call(builder, f"llvm.ctpop.v{BLOCK_ROWS}i64", _V64, [hits])
+            at = builder.gep(plane, [builder.add(first, ir.Constant(I64, bit))])
+            hits = builder.and_(code, fill(builder, builder.load(at), _V64))
+            count = call(builder, f"llvm.ctpop.v{BLOCK_ROWS}i64", _V64, [hits])
             grown.append(builder.add(total, count))
         return grown
 
-    sums = _repeat(builder, words, [_all(_V64, 0)] * PLANES, step)
+    sums = repeat(builder, words, [constant(_V64, 0)] * PLANES, step)
     dot = sums[0]
     for bit in range(1, PLANES):
-        weighted = builder.shl(sums[bit], _all(_V64, bit))
+        weighted = builder.shl(sums[bit], constant(_V64, bit))
         dot = builder.sub(dot, weighted) if bit == PLANES - 1 else builder.add(dot, weighted)
     narrow = builder.sitofp(builder.trunc(dot, _V32), _VF)
-    return narrow, builder.ptrtoint(builder.gep(codes, [words]), _I64)
+    return narrow, builder.ptrtoint(builder.gep(codes, [words]), I64)
 
 
-def _byte_products(builder: Any, total: Any, codes: Any, query: Any) -> Any:
+def _byte_products(context: Any, builder: Any, total: Any, codes: Any, query: Any) -> Any:
     """Add to i32 (32,) the products of four unsigned bytes of each row with four signed ones."""
-    parts = 2 if _has("avx512vnni") else 4 if _has("avxvnni") else 0
+    parts = 2 if has_feature(context, "avx512vnni") else 4 if has_feature(context, "avxvnni") else 0
     if parts:
         lanes = BLOCK_ROWS // parts
-        narrow, many = ir.VectorType(_I32, lanes), ir.VectorType(_I8, 4 * lanes)
+        narrow, many = ir.VectorType(I32, lanes), ir.VectorType(I8, 4 * lanes)
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-        four = builder.bitcast(_fill(builder, query, narrow), many)
+        four = builder.bitcast(fill(builder, query, narrow), many)
         done = []
         for part in range(parts):
             picks = [part * lanes + lane for lane in range(lanes)]
-            order = ir.Constant(ir.VectorType(_I32, lanes), picks)
+            order = ir.Constant(ir.VectorType(I32, lanes), picks)
             own = builder.shuffle_vector(codes, ir.Constant(_V32, ir.Undefined), order)
             sums = builder.shuffle_vector(total, ir.Constant(_V32, ir.Undefined), order)
-            done.append(_call(builder, name, narrow, [sums, builder.bitcast(own, many), four]))
+            done.append(call(builder, name, narrow, [sums, builder.bitcast(own, many), four]))
         while len(done) > 1:
             width = 2 * done[0].type.count
-            order = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
+            order = ir.Constant(ir.VectorType(I32, width), list(range(width)))
             done = [
                 builder.shuffle_vector(done[i], done[i + 1], order) for i in range(0, len(done), 2)
             ]
         return done[0]
     for byte in range(4):
-        code = builder.and_(builder.lshr(codes, _all(_V32, 8 * byte)), _all(_V32, 255))
-        part = builder.trunc(builder.lshr(query, ir.Constant(_I32, 8 * byte)), _I8)
-        factor = _fill(builder, builder.sext(part, _I32), _V32)
+        code = builder.and_(builder.lshr(codes, constant(_V32, 8 * byte)), constant(_V32, 255))
+        part = builder.trunc(builder.lshr(query, ir.Constant(I32, 8 * byte)), I8)
+        factor = fill(builder, builder.sext(part, I32), _V32)
         total = builder.add(total, builder.mul(code, factor))
     return total
 
 
-def _byte_codes(builder: Any, block: Any, query: Any, groups: Any) -> tuple[Any, Any]:
+def _byte_codes(context: Any, builder: Any, block: Any, query: Any, groups: Any) -> tuple[Any, Any]:
     """Products of 8-bit codes, u8 (groups, 32, 4), with signed bytes (groups, 4)."""
-    codes, parts = _at(builder, block, _V32), _at(builder, query, _I32)
+    codes, parts = pointer(builder, block, _V32), pointer(builder, query, I32)
 
     def step(group: Any, sums: list[Any]) -> list[Any]:
         code = builder.load(builder.gep(codes, [group]), align=64)
         factor = builder.load(builder.gep(parts, [group]))
-        return [_byte_products(builder, sums[0], code, factor)]
+        return [_byte_products(context, builder, sums[0], code, factor)]
 
-    (total,) = _repeat(builder, groups, [_all(_V32, 0)], step)
-    end = builder.ptrtoint(builder.gep(codes, [groups]), _I64)
+    (total,) = repeat(builder, groups, [constant(_V32, 0)], step)
+    end = builder.ptrtoint(builder.gep(codes, [groups]), I64)
     return builder.sitofp(total, _VF), end
 
 
-def _nibble_codes(builder: Any, block: Any, query: Any, groups: Any) -> tuple[Any, Any]:
+def _nibble_codes(
+    context: Any, builder: Any, block: Any, query: Any, groups: Any
+) -> tuple[Any, Any]:
     """Products of 4-bit codes with signed bytes (groups, 8).
 
     A group is u8 (32, 4): dimensions 0 to 3 in the low halves of the bytes, 4 to 7 in the high.
     """
-    codes, parts = _at(builder, block, _V32), _at(builder, query, _I32)
-    halves = _all(_V32, 0x0F0F0F0F)
+    codes, parts = pointer(builder, block, _V32), pointer(builder, query, I32)
+    halves = constant(_V32, 0x0F0F0F0F)
 
     def step(group: Any, sums: list[Any]) -> list[Any]:
         code = builder.load(builder.gep(codes, [group]), align=64)
-        first = builder.mul(group, ir.Constant(_I64, 2))
+        first = builder.mul(group, ir.Constant(I64, 2))
         low = builder.load(builder.gep(parts, [first]))
-        high = builder.load(builder.gep(parts, [builder.add(first, ir.Constant(_I64, 1))]))
-        upper = builder.and_(builder.lshr(code, _all(_V32, 4)), halves)
-        total = _byte_products(builder, sums[0], builder.and_(code, halves), low)
-        return [_byte_products(builder, total, upper, high)]
+        high = builder.load(builder.gep(parts, [builder.add(first, ir.Constant(I64, 1))]))
+        upper = builder.and_(builder.lshr(code, constant(_V32, 4)), halves)
+        total = _byte_products(context, builder, sums[0], builder.and_(code, halves), low)
+        return [_byte_products(context, builder, total, upper, high)]
 
-    (total,) = _repeat(builder, groups, [_all(_V32, 0)], step)
-    end = builder.ptrtoint(builder.gep(codes, [groups]), _I64)
+    (total,) = repeat(builder, groups, [constant(_V32, 0)], step)
+    end = builder.ptrtoint(builder.gep(codes, [groups]), I64)
     return builder.sitofp(total, _VF), end
 
 
-def _table_sums(builder: Any, block: Any, tables: Any, parts: Any) -> tuple[Any, Any]:
+def _table_sums(context: Any, builder: Any, block: Any, tables: Any, parts: Any) -> tuple[Any, Any]:
     """Sums of table entries, float32 (parts, 256), that codes, u8 (parts, 32), point to."""
-    codes, entries = _at(builder, block, _V8), _at(builder, tables, _F32)
+    codes, entries = pointer(builder, block, _V8), pointer(builder, tables, F32)
     name = f"llvm.masked.gather.v{BLOCK_ROWS}f32.v{BLOCK_ROWS}p0"
-    on = ir.Constant(ir.VectorType(_BIT, BLOCK_ROWS), [1] * BLOCK_ROWS)
+    on = ir.Constant(ir.VectorType(BIT, BLOCK_ROWS), [1] * BLOCK_ROWS)
 
     def step(part: Any, sums: list[Any]) -> list[Any]:
         code = builder.zext(builder.load(builder.gep(codes, [part]), align=32), _V64)
-        base = builder.mul(part, ir.Constant(_I64, 256))
-        offsets = builder.shl(builder.add(code, _fill(builder, base, _V64)), _all(_V64, 2))
-        start = _fill(builder, builder.ptrtoint(entries, _I64), _V64)
+        base = builder.mul(part, ir.Constant(I64, 256))
+        offsets = builder.shl(builder.add(code, fill(builder, base, _V64)), constant(_V64, 2))
+        start = fill(builder, builder.ptrtoint(entries, I64), _V64)
         places = builder.inttoptr(
-            builder.add(start, offsets), ir.VectorType(ir.PointerType(_F32), BLOCK_ROWS)
+            builder.add(start, offsets), ir.VectorType(ir.PointerType(F32), BLOCK_ROWS)
         )
-        found = _call(builder, name, _VF, [places, ir.Constant(_I32, 4), on, _NO_FLOATS])
+        found = call(builder, name, _VF, [places, ir.Constant(I32, 4), on, _NO_FLOATS])
         return [builder.fadd(sums[0], found, flags=["contract"])]
 
-    (total,) = _repeat(builder, parts, [_NO_FLOATS], step)
-    end = builder.add(builder.ptrtoint(builder.gep(codes, [parts]), _I64), ir.Constant(_I64, 63))
-    return total, builder.and_(end, ir.Constant(_I64, -64))
+    (total,) = repeat(builder, parts, [_NO_FLOATS], step)
+    end = builder.add(builder.ptrtoint(builder.gep(codes, [parts]), I64), ir.Constant(I64, 63))
+    return total, builder.and_(end, ir.Constant(I64, -64))
 
 
 def _coded_block(products: Callable[..., tuple[Any, Any]], name: str, text: str) -> Any:
@@ -238,7 +200,7 @@ def _coded_block(products: Callable[..., tuple[Any, Any]], name: str, text: str)
         estimates: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            dot, factors = products(builder, *args[:3])
+            dot, factors = products(context, builder, *args[:3])
             return _finish(builder, dot, factors, args[3:])
 
         reals = (types.float32,) * 5
@@ -277,14 +239,14 @@ int4_block = _coded_block(_nibble_codes, "int4_block", "rows of 4-bit codes.")
 pq_block = _coded_block(_table_sums, "pq_block", "rows of product-quantised codes.")
 
 
-def _widen(builder: Any, halves: Any) -> Any:
+def _widen(context: Any, builder: Any, halves: Any) -> Any:
     """Turn float16, given as i16, into float32."""
-    if _has("f16c"):
+    if converts_half(context):
         return builder.fpext(builder.bitcast(halves, ir.VectorType(ir.HalfType(), 32)), _VF)
     wide = builder.zext(halves, _V32)
-    size = builder.shl(builder.and_(wide, _all(_V32, 0x7FFF)), _all(_V32, 13))
+    size = builder.shl(builder.and_(wide, constant(_V32, 0x7FFF)), constant(_V32, 13))
     size = builder.fmul(builder.bitcast(size, _VF), ir.Constant(_VF, [2.0**112] * BLOCK_ROWS))
-    sign = builder.shl(builder.and_(wide, _all(_V32, 0x8000)), _all(_V32, 16))
+    sign = builder.shl(builder.and_(wide, constant(_V32, 0x8000)), constant(_V32, 16))
     return builder.bitcast(builder.or_(builder.bitcast(size, _V32), sign), _VF)
 
 
@@ -305,32 +267,34 @@ def _float_block(half: bool, name: str) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             block, query, dim, inner, scale, threshold, g_err, estimates = args
-            values, coordinates = _at(builder, block, element), _at(builder, query, _F32)
-            bools = ir.VectorType(_BIT, BLOCK_ROWS)
-            flag = builder.icmp_signed("!=", inner, ir.Constant(_I64, 0))
-            products = _fill(builder, flag, bools)
+            values, coordinates = pointer(builder, block, element), pointer(builder, query, F32)
+            bools = ir.VectorType(BIT, BLOCK_ROWS)
+            flag = builder.icmp_signed("!=", inner, ir.Constant(I64, 0))
+            products = fill(builder, flag, bools)
             contract = ["contract"]
 
             def step(at: Any, sums: list[Any]) -> list[Any]:
                 value = builder.load(builder.gep(values, [at]), align=64)
-                value = _widen(builder, value) if half else value
-                coordinate = _fill(builder, builder.load(builder.gep(coordinates, [at])), _VF)
+                value = _widen(context, builder, value) if half else value
+                coordinate = fill(builder, builder.load(builder.gep(coordinates, [at])), _VF)
                 apart = builder.fsub(value, coordinate, flags=contract)
                 left = builder.select(products, builder.fneg(value), apart)
                 right = builder.select(products, coordinate, apart)
                 part = builder.fmul(left, right, flags=contract)
                 return [builder.fadd(sums[0], part, flags=contract)]
 
-            (total,) = _repeat(builder, dim, [_NO_FLOATS], step)
-            total = builder.fmul(total, _fill(builder, scale, _VF))
-            tail = builder.ptrtoint(builder.gep(values, [dim]), _I64)
-            f_err = builder.load(_at(builder, tail, _VF), align=64)
-            numbers = _at(builder, tail, _V32, ir.Constant(_I64, 1))
-            empty = builder.icmp_unsigned("==", builder.load(numbers, align=64), _all(_V32, NO_ROW))
+            (total,) = repeat(builder, dim, [_NO_FLOATS], step)
+            total = builder.fmul(total, fill(builder, scale, _VF))
+            tail = builder.ptrtoint(builder.gep(values, [dim]), I64)
+            f_err = builder.load(pointer(builder, tail, _VF), align=64)
+            numbers = pointer(builder, tail, _V32, ir.Constant(I64, 1))
+            empty = builder.icmp_unsigned(
+                "==", builder.load(numbers, align=64), constant(_V32, NO_ROW)
+            )
             infinite = ir.Constant(_VF, [float("inf")] * BLOCK_ROWS)
             total = builder.select(empty, infinite, total)
-            builder.store(total, _at(builder, estimates, _VF), align=64)
-            error = builder.fmul(f_err, _fill(builder, g_err, _VF))
+            builder.store(total, pointer(builder, estimates, _VF), align=64)
+            error = builder.fmul(f_err, fill(builder, g_err, _VF))
             return _within(builder, builder.fsub(total, error), threshold)
 
         signature = types.uint32(
@@ -358,57 +322,7 @@ def mask_within(typingctx: Any, values: Any, threshold: Any) -> Any:
     """Bit r is set when float32 value r of the 32 at `values` does not exceed `threshold`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_at(builder, args[0], _VF), align=64)
+        value = builder.load(pointer(builder, args[0], _VF), align=64)
         return _within(builder, value, args[1])
 
     return types.uint32(types.int64, types.float32), codegen
-
-
-@intrinsic
-def plane_sum(typingctx: Any, bits: Any, stride: Any, words: Any, values: Any) -> Any:
-    """Sum of the float32 values whose bit is set.
-
-    Parameters
-    ----------
-    bits : int64
-        Address of the first u64; the next ones follow `stride` bytes apart.
-    stride, words : int64
-    values : int64
-        Address of float32 (64 * words,).
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits, stride, words, values = args
-        lanes = ir.VectorType(_F32, 64)
-        zeros = ir.Constant(lanes, [0.0] * 64)
-        places = _at(builder, values, lanes)
-
-        def step(word: Any, sums: list[Any]) -> list[Any]:
-            at = _at(builder, builder.add(bits, builder.mul(word, stride)), _I64)
-            mask = builder.bitcast(builder.load(at, align=4), ir.VectorType(_BIT, 64))
-            value = builder.load(builder.gep(places, [word]), align=64)
-            part = builder.select(mask, value, zeros)
-            return [builder.fadd(sums[0], part, flags=["contract"])]
-
-        (total,) = _repeat(builder, words, [zeros], step)
-        start = ir.Constant(_F32, 0.0)
-        name = "llvm.vector.reduce.fadd.v64f32"
-        kind = ir.FunctionType(_F32, [_F32, lanes])
-        function = builder.module.declare_intrinsic(name, (), kind)
-        return builder.call(function, [start, total], fastmath=["reassoc"])
-
-    return types.float32(types.int64, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def pack_plane(typingctx: Any, codes: Any, bit: Any) -> Any:
-    """Gather one bit of each of 64 bytes at `codes` into a u64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        many = ir.VectorType(_I8, 64)
-        code = builder.load(_at(builder, args[0], many), align=64)
-        one = builder.shl(ir.Constant(_I8, 1), builder.trunc(args[1], _I8))
-        chosen = builder.and_(code, _fill(builder, one, many))
-        return builder.bitcast(builder.icmp_unsigned("!=", chosen, _all(many, 0)), _I64)
-
-    return types.uint64(types.int64, types.int64), codegen

@@ -10,13 +10,13 @@ from vecstore.kernels.blocks import (
     float32_block,
     int4_block,
     int8_block,
-    plane_sum,
     pq_block,
     rabitq_block,
 )
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import centroid_distance, euclidean
 from vecstore.kernels.intrinsics import load_f32, load_u32
+from vecstore.kernels.planes import plane_sum
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.view import (
     BITS,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
-from vecstore.kernels.blocks import pack_plane
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.factors import factors
 from vecstore.kernels.intrinsics import (
@@ -19,6 +18,7 @@ from vecstore.kernels.intrinsics import (
     store_u32,
     store_u64,
 )
+from vecstore.kernels.planes import pack_plane
 from vecstore.kernels.query import CODEWORDS
 from vecstore.kernels.raw import half_value
 from vecstore.kernels.view import (

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.intrinsics import load_f32, load_u8, load_u16, store_f32
+from vecstore.kernels.vectors import converts_half
 from vecstore.kernels.view import RAW_FLOAT16, RAW_FLOAT32, RAW_INT8
 
 _I32, _F32 = ir.IntType(32), ir.FloatType()
@@ -23,12 +24,6 @@ _STRICT = ["nsz"]
 """Allows nothing that could change a value; without any flag, an instruction gets Numba's."""
 INT8_HEAD = 8
 """Bytes of scale and offset before the codes of an int8 row."""
-
-
-def _converts_half(context: Any) -> bool:
-    """Tell whether the processor compiled for turns float16 into float32 by itself."""
-    triple, _, features = context.codegen().magic_tuple()
-    return "+f16c" in features.split(",") or triple.startswith(("aarch64", "arm64"))
 
 
 def _half_by_integers(builder: Any, bits: Any) -> Any:
@@ -43,13 +38,10 @@ def _half_by_integers(builder: Any, bits: Any) -> Any:
 
 @intrinsic
 def half_value(typingctx: Any, bits: Any) -> Any:
-    """Value of the bits of a finite float16.
-
-    Where the processor has no instruction for it, LLVM would call a function that need not exist.
-    """
+    """Value of the bits of a finite float16."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if _converts_half(context):
+        if converts_half(context):
             return builder.fpext(builder.bitcast(args[0], ir.HalfType()), _F32)
         return _half_by_integers(builder, args[0])
 
