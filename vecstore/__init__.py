@@ -33,6 +33,7 @@ from vecstore.errors import (
     ReadOnlyError,
     StoreClosedError,
     StoreNotFoundError,
+    TargetNotMetError,
     TenantRequiredError,
     UnknownIdError,
     VecstoreError,
@@ -41,7 +42,7 @@ from vecstore.errors import (
 
 if TYPE_CHECKING:
     from vecstore.collection import Collection
-    from vecstore.results import Hit, Result, Violation
+    from vecstore.results import Candidate, Hit, Result, Tuning, Violation
     from vecstore.store import Store
     from vecstore.store import open_store as open
     from vecstore.warm import warmup
@@ -51,8 +52,10 @@ __version__ = "0.1.0"
 # Imported when first used: these bring numba, faiss and LMDB, which `--help` does not need.
 _LAZY = {
     "Collection": ("vecstore.collection", "Collection"),
+    "Candidate": ("vecstore.results", "Candidate"),
     "Hit": ("vecstore.results", "Hit"),
     "Result": ("vecstore.results", "Result"),
+    "Tuning": ("vecstore.results", "Tuning"),
     "Violation": ("vecstore.results", "Violation"),
     "Store": ("vecstore.store", "Store"),
     "open": ("vecstore.store", "open_store"),
@@ -71,6 +74,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Candidate",
     "Collection",
     "CollectionMismatchError",
     "CollectionNotFoundError",
@@ -90,7 +94,9 @@ __all__ = [
     "Store",
     "StoreClosedError",
     "StoreNotFoundError",
+    "TargetNotMetError",
     "TenantRequiredError",
+    "Tuning",
     "UnknownIdError",
     "VecstoreError",
     "Violation",

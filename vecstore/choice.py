@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.codecs import find_codec
-from vecstore.errors import InvalidArgumentError
+from vecstore.errors import InvalidArgumentError, TargetNotMetError
 from vecstore.extent_set import Identity
 from vecstore.inputs import check_values, parse_k, parse_queries, parse_recall
 from vecstore.results import Candidate
@@ -117,7 +117,7 @@ def best(candidates: list[Candidate], request: Request, left_out: dict[str, int]
     if not fitting:
         least_ram = min((one.ram_bytes for one in candidates), default=request.ram_bytes)
         least_disk = min([*left_out.values(), *(one.disk_bytes for one in candidates)])
-        raise InvalidArgumentError(
+        raise TargetNotMetError(
             f"No candidate fits into ram_bytes={request.ram_bytes} and "
             f"disk_bytes={request.disk_bytes}; the least of any are {least_ram} and {least_disk}. "
             f"Allow more, or store raw rows in a smaller form (raw='int8'). Nothing was changed."
@@ -125,7 +125,7 @@ def best(candidates: list[Candidate], request: Request, left_out: dict[str, int]
     meeting = [place for place in fitting if candidates[place].meets_recall]
     if not meeting:
         nearest = max((candidates[place] for place in fitting), key=lambda one: one.recall)
-        raise InvalidArgumentError(
+        raise TargetNotMetError(
             f"No candidate within the budgets reaches recall={request.recall}; the best, "
             f"{nearest.codec}, reached {nearest.recall:.4f} ({nearest.recall_low:.4f} to "
             f"{nearest.recall_high:.4f}). Ask for less, allow more, or use recall=1.0 in queries "

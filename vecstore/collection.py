@@ -336,8 +336,8 @@ class Collection:
 
         Raises
         ------
-        InvalidArgumentError
-            Nothing meets the target; nothing was changed.
+        TargetNotMetError
+            Nothing was changed.
         """
         self._refuse_read_only()
         request = Request.parse(self._identity, queries, recall, k, ram_bytes, disk_bytes, codecs)

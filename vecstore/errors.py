@@ -59,6 +59,10 @@ class NotAStoreError(VecstoreError, OSError):
     """The path holds something that is not a vecstore."""
 
 
+class TargetNotMetError(InvalidArgumentError):
+    """No candidate of `tune` reaches the recall within the budgets; nothing was changed."""
+
+
 class FormatVersionError(VecstoreError, OSError):
     """The store was written by a version whose format this one cannot read."""
 
