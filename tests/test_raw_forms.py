@@ -278,6 +278,26 @@ def test_the_form_is_the_collections_own(tmp_path: Path) -> None:
         assert store.collections() == ["half", "plain"]
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_many_ids_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    """Looked up in the order of keys, answered in the order asked, repeats included."""
+    small_limits(monkeypatch, posting=32)
+    monkeypatch.setattr("vecstore.inputs._PIECE_IDS", 64)
+    rows = normal(400, 5)
+    with sound_store(tmp_path / "s") as store:
+        docs = store.collection("docs", dim=5)
+        docs.upsert([kind(3 * i) for i in range(400)], rows)
+        picks = np.random.default_rng(0).integers(0, 400, 1_000)
+        assert docs.vectors([kind(3 * i) for i in picks.tolist()]).tolist() == rows[picks].tolist()
+        asked = [kind(i) for i in range(1_250)]
+        found = docs.get(asked)
+        assert [hit and hit.id for hit in found] == [
+            asked[i] if i % 3 == 0 and i < 1_200 else None for i in range(1_250)
+        ]
+        with pytest.raises(vecstore.UnknownIdError, match=repr(kind(1_201))):
+            docs.vectors([kind(1_197), kind(1_201), kind(4)])
+
+
 # --- what does not fit --------------------------------------------------------------------------
 
 

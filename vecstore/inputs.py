@@ -20,7 +20,7 @@ from vecstore.config import (
     Metric,
 )
 from vecstore.errors import DuplicateIdError, InvalidArgumentError, InvalidVectorError
-from vecstore.layout import encode_id
+from vecstore.layout import encode_id, int_id_keys
 
 _METADATA_DEPTH_MAX = 64
 _CHECK_BYTES = 32 << 20
@@ -56,8 +56,8 @@ class Ids:
         value = self.values[place]
         return value if isinstance(value, str) else int(value)
 
-    def pieces(self) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
-        """Places and encoded ids in the order of keys, some at a time."""
+    def keys(self, prefix: bytes) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
+        """Places and keys, which begin with `prefix`, in the order of keys, some at a time."""
         if isinstance(self.values, np.ndarray):
             order = np.argsort(self.values, kind="stable")
         else:
@@ -65,9 +65,9 @@ class Ids:
         for start in range(0, len(order), _PIECE_IDS):
             places = order[start : start + _PIECE_IDS]
             if isinstance(self.values, np.ndarray):
-                yield places, [encode_id(value) for value in self.values[places].tolist()]
+                yield places, int_id_keys(prefix, self.values[places])
             else:
-                yield places, [self.values[place].encode() for place in places.tolist()]
+                yield places, [prefix + self.values[place].encode() for place in places.tolist()]
 
     def encoded(self) -> list[bytes]:
         """Ids as they stand in keys."""
