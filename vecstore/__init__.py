@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vecstore.results import Hit, Result, Violation
     from vecstore.store import Store
     from vecstore.store import open_store as open
+    from vecstore.table import EmbeddingTable
     from vecstore.warm import warmup
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 # Imported when first used: these bring numba, faiss and LMDB, which `--help` does not need.
 _LAZY = {
     "Collection": ("vecstore.collection", "Collection"),
+    "EmbeddingTable": ("vecstore.table", "EmbeddingTable"),
     "Hit": ("vecstore.results", "Hit"),
     "Result": ("vecstore.results", "Result"),
     "Violation": ("vecstore.results", "Violation"),
@@ -77,6 +79,7 @@ __all__ = [
     "CorruptionError",
     "DiskFullError",
     "DuplicateIdError",
+    "EmbeddingTable",
     "FilterError",
     "ForkedStoreError",
     "FormatVersionError",

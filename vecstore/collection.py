@@ -34,6 +34,7 @@ from vecstore.results import Hit, Result
 from vecstore.search import Searcher
 from vecstore.session import Session
 from vecstore.stats import collection_stats
+from vecstore.table import EmbeddingTable
 from vecstore.write import Batch, Writer, silent
 
 _INCLUDABLE = frozenset({"metadata", "document", "vector"})
@@ -277,6 +278,16 @@ class Collection:
         parsed = parse_ids(ids)
         vectors = self._reader.fetch_vectors(parsed)
         return vectors[0] if parsed.scalar else vectors
+
+    def table(self, missing: Any = None) -> EmbeddingTable:
+        """View the collection as a table: ``table[ids]`` gives vectors in the shape of the ids.
+
+        Parameters
+        ----------
+        missing : array-like (dim,), optional
+            Row given for unknown ids; without it they raise `UnknownIdError`.
+        """
+        return EmbeddingTable(self._reader, self.name, self._dim, missing)
 
     def count(self, where: Any = None) -> int:
         """Count live rows."""

@@ -140,17 +140,21 @@ class Reader:
             ]
 
     @_typed
-    def fetch_vectors(self, ids: Ids) -> F32:
-        """Raw vectors by id, float32 (n, dim)."""
+    def fetch_vectors(self, ids: Ids, missing: F32 | None = None) -> F32:
+        """Raw vectors by id, float32 (n, dim); `missing` (dim,) stands for unknown ids."""
         with self._reading() as (snapshot, transaction):
             rows = self._rows(transaction, snapshot, ids)
-            unknown = np.flatnonzero(rows == np.uint32(NO_ROW))
-            if len(unknown):
+            known = rows != np.uint32(NO_ROW)
+            if known.all():
+                return self._read_vectors(snapshot, rows)
+            if missing is None:
                 raise UnknownIdError(
-                    f"Collection {self._name!r} has no id {ids.one(int(unknown[0]))!r}; "
+                    f"Collection {self._name!r} has no id {ids.one(int(known.argmin()))!r}; "
                     f"use get to test."
                 )
-            return self._read_vectors(snapshot, rows)
+            out = np.tile(missing, (len(ids), 1))
+            out[known] = self._read_vectors(snapshot, rows[known])
+            return out
 
     def close(self) -> None:
         """Let go of the maps; no call may run any more."""
