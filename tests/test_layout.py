@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from vecstore import layout
 from vecstore.config import BLOCK_ROWS, CHUNK_ROWS
+from vecstore.ids import Ids
 from vecstore.layout import PAGE, Kind, Section
 from vecstore.postings import group, place_runs
 
@@ -48,6 +51,25 @@ def test_ids_round_trip(value: int | str) -> None:
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
 def test_order_of_int_ids(a: int, b: int) -> None:
     assert (layout.encode_id(a) < layout.encode_id(b)) == (a < b)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=40), st.integers(0, 2**32 - 1))
+def test_keys_of_many_ids(values: list[int], collection: int) -> None:
+    """Few at a time or many: the keys that one id at a time has."""
+    prefix = layout.id_prefix(collection, 7)
+    expected = [prefix + layout.encode_id(value) for value in values]
+    assert layout.int_id_keys(prefix, np.array(values, np.int64)) == expected
+    keys = dict(zip(sorted(set(values)), sorted(set(expected)), strict=True))
+    for places, found in Ids(np.array(values, np.int64), False, True).keys(prefix):
+        assert found == [keys[values[place]] for place in places.tolist()] == sorted(found)
+
+
+@given(st.lists(u32, max_size=40))
+def test_rows_of_id_keys(rows: list[int]) -> None:
+    values = [layout.U32.pack(row) for row in rows]
+    assert layout.unpack_rows(values).tolist() == rows
+    with pytest.raises(struct.error):
+        layout.unpack_rows([*values, b"abc"])
 
 
 def test_sizes_that_files_depend_on() -> None:

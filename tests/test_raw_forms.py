@@ -24,6 +24,7 @@ from vecstore.kernels import raw as raw_kernels
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.encode import exact_pairs, gather_rows
 from vecstore.kernels.query import prepare
+from vecstore.kernels.vectors import converts_half
 from vecstore.layout import HEADER_DTYPE, Section
 from vecstore.raw_forms import FORMS, find_form
 
@@ -107,10 +108,10 @@ def test_the_processor_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         def magic_tuple(self) -> tuple[str, str, str]:
             return self.answer
 
-    assert raw_kernels._converts_half(Target("x86_64-unknown-linux-gnu", "+avx,+f16c,-sse4a"))
-    assert not raw_kernels._converts_half(Target("x86_64-unknown-linux-gnu", "+avx,-f16c"))
-    assert not raw_kernels._converts_half(Target("x86_64-unknown-linux-gnu", ""))
-    assert raw_kernels._converts_half(Target("arm64-apple-darwin", ""))
+    assert converts_half(Target("x86_64-unknown-linux-gnu", "+avx,+f16c,-sse4a"))
+    assert not converts_half(Target("x86_64-unknown-linux-gnu", "+avx,-f16c"))
+    assert not converts_half(Target("x86_64-unknown-linux-gnu", ""))
+    assert converts_half(Target("arm64-apple-darwin", ""))
 
 
 any_rows = arrays.arrays(
@@ -276,6 +277,26 @@ def test_the_form_is_the_collections_own(tmp_path: Path) -> None:
             with pytest.raises(vecstore.InvalidArgumentError, match="'float32', 'float16', 'int8'"):
                 store.collection("other", dim=4, raw=wrong)  # type: ignore[arg-type]
         assert store.collections() == ["half", "plain"]
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_many_ids_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    """Looked up in the order of keys, answered in the order asked, repeats included."""
+    small_limits(monkeypatch, posting=32)
+    monkeypatch.setattr("vecstore.ids._PIECE_IDS", 64)
+    rows = normal(400, 5)
+    with sound_store(tmp_path / "s") as store:
+        docs = store.collection("docs", dim=5)
+        docs.upsert([kind(3 * i) for i in range(400)], rows)
+        picks = np.random.default_rng(0).integers(0, 400, 1_000)
+        assert docs.vectors([kind(3 * i) for i in picks.tolist()]).tolist() == rows[picks].tolist()
+        asked = [kind(i) for i in range(1_250)]
+        found = docs.get(asked)
+        assert [hit and hit.id for hit in found] == [
+            asked[i] if i % 3 == 0 and i < 1_200 else None for i in range(1_250)
+        ]
+        with pytest.raises(vecstore.UnknownIdError, match=repr(kind(1_201))):
+            docs.vectors([kind(1_197), kind(1_201), kind(4)])
 
 
 # --- what does not fit --------------------------------------------------------------------------

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from vecstore.results import Candidate, Hit, Result, Tuning, Violation
     from vecstore.store import Store
     from vecstore.store import open_store as open
+    from vecstore.table import EmbeddingTable
     from vecstore.warm import warmup
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Collection": ("vecstore.collection", "Collection"),
     "Candidate": ("vecstore.results", "Candidate"),
+    "EmbeddingTable": ("vecstore.table", "EmbeddingTable"),
     "Hit": ("vecstore.results", "Hit"),
     "Result": ("vecstore.results", "Result"),
     "Tuning": ("vecstore.results", "Tuning"),
@@ -81,6 +83,7 @@ __all__ = [
     "CorruptionError",
     "DiskFullError",
     "DuplicateIdError",
+    "EmbeddingTable",
     "FilterError",
     "ForkedStoreError",
     "FormatVersionError",

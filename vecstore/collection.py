@@ -19,26 +19,25 @@ from vecstore.errors import (
     TenantRequiredError,
 )
 from vecstore.extent_set import Identity
+from vecstore.ids import check_id_kind, check_unique, parse_ids
 from vecstore.inputs import (
     as_array,
-    check_id_kind,
-    check_unique,
     check_values,
     parse_documents,
-    parse_ids,
+    parse_include,
     parse_k,
     parse_metadata,
     parse_queries,
+    refuse_filter,
 )
 from vecstore.reader import Reader
 from vecstore.results import Hit, Result, Tuning
 from vecstore.search import Searcher
 from vecstore.session import Session
 from vecstore.stats import collection_stats
+from vecstore.table import EmbeddingTable
 from vecstore.tune import Tuner
 from vecstore.write import Batch, Writer, silent
-
-_INCLUDABLE = frozenset({"metadata", "document", "vector"})
 
 
 class Collection:
@@ -192,7 +191,7 @@ class Collection:
         if where is not None:
             if type(where) is dict and not where:
                 raise FilterError("delete with an empty where would delete all; name ids.")
-            _refuse_filter(where)
+            refuse_filter(where)
         if ids is None:
             raise InvalidArgumentError("delete needs ids; drop the collection to delete all.")
         parsed = parse_ids(ids)
@@ -226,9 +225,9 @@ class Collection:
         InvalidVectorError, InvalidArgumentError, FilterError, CorruptionError
         """
         if where is not None:
-            _refuse_filter(where)
+            refuse_filter(where)
         if include != ("metadata",):
-            include = _parse_include(include)
+            include = parse_include(include)
         if type(k) is not int or not 0 < k <= K_MAX:
             k = parse_k(k)
         query = parse_queries(vector, self._dim, self.name, True)
@@ -251,7 +250,7 @@ class Collection:
             ids (n, k) and distances (n, k), padded with -1 or None and +inf.
         """
         if where is not None:
-            _refuse_filter(where)
+            refuse_filter(where)
         k = parse_k(k)
         queries = parse_queries(vectors, self._dim, self.name, False)
         return self._reader.nearest_many(queries, k, recall)
@@ -282,10 +281,20 @@ class Collection:
         vectors = self._reader.fetch_vectors(parsed)
         return vectors[0] if parsed.scalar else vectors
 
+    def table(self, missing: Any = None) -> EmbeddingTable:
+        """View the collection as a table: ``table[ids]`` gives vectors in the shape of the ids.
+
+        Parameters
+        ----------
+        missing : array-like (dim,), optional
+            Row given for unknown ids; without it they raise `UnknownIdError`.
+        """
+        return EmbeddingTable(self._reader, self.name, self._dim, missing)
+
     def count(self, where: Any = None) -> int:
         """Count live rows."""
         if where is not None:
-            _refuse_filter(where)
+            refuse_filter(where)
         return self._reader.newest().state.live_rows
 
     def stats(self) -> dict[str, Any]:
@@ -361,27 +370,3 @@ class Collection:
         """Let go of maps and threads; the store calls it once no call runs."""
         self._searcher.close()
         self._reader.close()
-
-
-def _refuse_filter(where: Any) -> None:
-    """Raise for any filter but the empty one, which filters nothing."""
-    if type(where) is dict and not where:
-        return
-    raise FilterError(
-        f"where is {where!r}; this version has no metadata filters. Filter the hits, or keep "
-        f"one collection per label."
-    )
-
-
-def _parse_include(include: Any) -> tuple[str, ...]:
-    if isinstance(include, str) or not hasattr(include, "__iter__"):
-        raise InvalidArgumentError(
-            f"include is {include!r}; pass a sequence out of {sorted(_INCLUDABLE)}."
-        )
-    parts = tuple(include)
-    for part in parts:
-        if not isinstance(part, str) or part not in _INCLUDABLE:
-            raise InvalidArgumentError(
-                f"include has {part!r}; choose out of {sorted(_INCLUDABLE)}."
-            )
-    return parts

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.config import CHANGES_KEPT
 from vecstore.extent_set import ExtentSet, Identity
-from vecstore.inputs import Ids
+from vecstore.ids import Ids
 from vecstore.layout import ChangeRecord, ExtentKind, ExtentRecord, Kind, StoreRecord
-from vecstore.snapshot import read_state, refuse_dropped
+from vecstore.snapshot import find_rows, read_state, refuse_dropped
 
 
 class Edit:
@@ -43,22 +43,17 @@ class Edit:
 
     def rows_of(self, tenant: int, ids: Ids) -> Iterator[tuple[int, int]]:
         """Places of the ids that have a row, and the rows, in the order of keys."""
-        prefix = layout.id_prefix(self.collection, tenant)
-        get = self.transaction.get
-        for places, raw_ids in ids.pieces():
-            for place, raw_id in zip(places.tolist(), raw_ids, strict=True):
-                raw = get(prefix + raw_id)
-                if raw is not None:
-                    yield place, int(layout.U32.unpack(raw)[0])
+        for places, rows in find_rows(self.transaction, self.collection, tenant, ids):
+            known = rows != np.uint32(layout.NO_ROW)
+            yield from zip(places[known].tolist(), rows[known].tolist(), strict=True)
 
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
         pack = layout.U32.pack
         cursor = self.transaction.cursor()
-        for places, raw_ids in ids.pieces():
-            pairs = zip(raw_ids, rows[places].tolist(), strict=True)
-            cursor.putmulti([(prefix + raw_id, pack(row)) for raw_id, row in pairs])
+        for places, keys in ids.keys(prefix):
+            cursor.putmulti(list(zip(keys, map(pack, rows[places].tolist()), strict=True)))
         self.state.live_rows += len(ids)
 
     def put_facts(
@@ -110,9 +105,9 @@ class Edit:
         """Forget ids; return the rows that they had."""
         prefix = layout.id_prefix(self.collection, tenant)
         rows = []
-        for _, raw_ids in ids.pieces():
-            for raw_id in raw_ids:
-                raw = self.transaction.pop(prefix + raw_id)
+        for _, keys in ids.keys(prefix):
+            for key in keys:
+                raw = self.transaction.pop(key)
                 if raw is not None:
                     rows.append(int(layout.U32.unpack(raw)[0]))
         return rows

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,155 +11,20 @@ from numpy.typing import NDArray
 
 from vecstore.config import (
     COLLECTION_NAME_BYTES_MAX,
-    ID_BYTES_MAX,
-    INT_ID_MAX,
     K_MAX,
     SQUARE_MAX,
     SQUARE_MIN,
     Metric,
 )
-from vecstore.errors import DuplicateIdError, InvalidArgumentError, InvalidVectorError
-from vecstore.layout import encode_id
+from vecstore.errors import (
+    FilterError,
+    InvalidArgumentError,
+    InvalidVectorError,
+)
+from vecstore.ids import is_int
 
 _METADATA_DEPTH_MAX = 64
 _CHECK_BYTES = 32 << 20
-_PIECE_IDS = 65_536
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Valid ids of one call.
-
-    Attributes
-    ----------
-    values : int64 array, or list of str
-    scalar : bool
-        The caller passed one id, not a sequence.
-    is_int : bool
-    """
-
-    values: NDArray[np.int64] | list[str]
-    scalar: bool
-    is_int: bool
-
-    def __len__(self) -> int:
-        """Return the number of ids."""
-        return len(self.values)
-
-    def plain(self) -> list[Any]:
-        """Ids as Python objects."""
-        return self.values.tolist() if isinstance(self.values, np.ndarray) else self.values
-
-    def one(self, place: int) -> int | str:
-        """Id at a place, as a Python object."""
-        value = self.values[place]
-        return value if isinstance(value, str) else int(value)
-
-    def pieces(self) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
-        """Places and encoded ids in the order of keys, some at a time."""
-        if isinstance(self.values, np.ndarray):
-            order = np.argsort(self.values, kind="stable")
-        else:
-            order = np.array(sorted(range(len(self)), key=self.values.__getitem__), np.int64)
-        for start in range(0, len(order), _PIECE_IDS):
-            places = order[start : start + _PIECE_IDS]
-            if isinstance(self.values, np.ndarray):
-                yield places, [encode_id(value) for value in self.values[places].tolist()]
-            else:
-                yield places, [self.values[place].encode() for place in places.tolist()]
-
-    def encoded(self) -> list[bytes]:
-        """Ids as they stand in keys."""
-        return [encode_id(value) for value in self.plain()]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
-
-
-def _check_id(value: Any, place: int) -> int | str:
-    if isinstance(value, str):
-        try:
-            size = len(value.encode())
-        except UnicodeEncodeError:
-            raise InvalidArgumentError(
-                f"Id number {place} ({value!r}) is not valid Unicode; ids are stored as UTF-8."
-            ) from None
-        if not 1 <= size <= ID_BYTES_MAX:
-            raise InvalidArgumentError(
-                f"Id number {place} has {size} bytes; a str id has 1 to {ID_BYTES_MAX} in UTF-8."
-            )
-        return str(value)
-    if _is_int(value):
-        if not 0 <= int(value) <= INT_ID_MAX:
-            raise InvalidArgumentError(
-                f"Id number {place} is {value}; an int id lies between 0 and 2**63 - 1."
-            )
-        return int(value)
-    raise InvalidArgumentError(
-        f"Id number {place} is {value!r} ({type(value).__name__}); use str or int ids."
-    )
-
-
-def parse_ids(ids: Any) -> Ids:
-    """Check ids: one or a sequence, all str or all int."""
-    if isinstance(ids, np.ndarray) and ids.ndim == 0:
-        ids = ids.item()
-    if isinstance(ids, str) or _is_int(ids):
-        value = _check_id(ids, 0)
-        if isinstance(value, int):
-            return Ids(np.array([value], np.int64), True, True)
-        return Ids([value], True, False)
-    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
-        if ids.ndim != 1:
-            raise InvalidArgumentError(f"ids has shape {ids.shape}; pass a flat sequence.")
-        wrong = np.flatnonzero((ids < 0) | (ids > INT_ID_MAX))
-        if len(wrong):
-            _check_id(ids[wrong[0]], int(wrong[0]))
-        return Ids(ids.astype(np.int64), False, True)
-    if (
-        ids is None
-        or isinstance(ids, (bytes, bytearray, float, bool, dict))
-        or not hasattr(ids, "__iter__")
-    ):
-        _check_id(ids, 0)
-    values = [_check_id(value, place) for place, value in enumerate(ids)]
-    kinds = {type(value) for value in values}
-    if len(kinds) > 1:
-        raise InvalidArgumentError("ids mixes str and int; a collection has one kind of id.")
-    if kinds == {int} or not values:
-        return Ids(np.array(values, np.int64), False, True)
-    return Ids([str(value) for value in values], False, False)
-
-
-def check_id_kind(ids: Ids, int_ids: bool | None, collection: str) -> None:
-    """Hold the kind of ids against the collection's."""
-    if int_ids is not None and len(ids) and ids.is_int != int_ids:
-        have, given = ("int", "str") if int_ids else ("str", "int")
-        raise InvalidArgumentError(
-            f"Collection {collection!r} has {have} ids; got {given} ids ({ids.one(0)!r})."
-        )
-
-
-def check_unique(ids: Ids) -> None:
-    """Refuse an id that occurs twice in one call."""
-    if isinstance(ids.values, np.ndarray):
-        ordered = np.sort(ids.values)
-        twice = ordered[:-1][ordered[1:] == ordered[:-1]]
-        repeated: Any = int(twice[0]) if len(twice) else None
-    else:
-        seen: set[str] = set()
-        repeated = None
-        if len(set(ids.values)) < len(ids.values):
-            for value in ids.values:
-                if value in seen:
-                    repeated = value
-                    break
-                seen.add(value)
-    if repeated is not None:
-        raise DuplicateIdError(
-            f"Id {repeated!r} occurs twice in one call; pass each id once. Nothing was written."
-        )
 
 
 def as_array(vectors: Any, dim: int, collection: str, scalar: bool) -> Any:
@@ -253,7 +117,7 @@ def parse_queries(vectors: Any, dim: int, collection: str, scalar: bool) -> NDAr
 
 def parse_k(k: Any) -> int:
     """Check the number of hits asked for."""
-    if not _is_int(k) or not 1 <= k <= K_MAX:
+    if not is_int(k) or not 1 <= k <= K_MAX:
         raise InvalidArgumentError(f"k is {k!r}; use an int from 1 to {K_MAX}.")
     return int(k)
 
@@ -374,3 +238,29 @@ def _sequence(what: str, values: Any, n: int) -> Sequence[Any]:
             f"{what} has {len(values)} entries for {n} ids; lengths must agree."
         )
     return values  # type: ignore[no-any-return]
+
+
+INCLUDABLE = frozenset({"metadata", "document", "vector"})
+
+
+def refuse_filter(where: Any) -> None:
+    """Raise for any filter but the empty one, which filters nothing."""
+    if type(where) is dict and not where:
+        return
+    raise FilterError(
+        f"where is {where!r}; this version has no metadata filters. Filter the hits, or keep "
+        f"one collection per label."
+    )
+
+
+def parse_include(include: Any) -> tuple[str, ...]:
+    """Check what a query is to return beside ids and distances."""
+    if isinstance(include, str) or not hasattr(include, "__iter__"):
+        raise InvalidArgumentError(
+            f"include is {include!r}; pass a sequence out of {sorted(INCLUDABLE)}."
+        )
+    parts = tuple(include)
+    for part in parts:
+        if not isinstance(part, str) or part not in INCLUDABLE:
+            raise InvalidArgumentError(f"include has {part!r}; choose out of {sorted(INCLUDABLE)}.")
+    return parts

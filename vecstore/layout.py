@@ -103,6 +103,24 @@ def decode_id(raw: bytes, is_int: bool) -> int | str:
     return int(U64.unpack(raw)[0]) if is_int else raw.decode()
 
 
+def int_id_keys(prefix: bytes, ids: NDArray[np.int64]) -> list[bytes]:
+    """Build the keys of int ids; numpy pays for itself from some 16 on."""
+    if len(ids) < 16:
+        return [prefix + U64.pack(value) for value in ids.tolist()]
+    keys = np.empty((len(ids), len(prefix) + U64.size), np.uint8)
+    keys[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
+    keys[:, len(prefix) :] = ids.astype(">u8")[:, None].view(np.uint8)
+    return keys.view(f"V{keys.shape[1]}").ravel().tolist()
+
+
+def unpack_rows(values: list[bytes]) -> NDArray[np.uint32]:
+    """Row numbers out of the values of id keys."""
+    joined = b"".join(values)
+    if len(joined) != U32.size * len(values):
+        raise struct.error(f"{len(values)} row numbers in {len(joined)} bytes")
+    return np.frombuffer(joined, ">u4").astype(np.uint32)
+
+
 # --- records in LMDB -----------------------------------------------------------------------
 
 

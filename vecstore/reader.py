@@ -29,16 +29,18 @@ from vecstore.errors import (
     UnknownIdError,
 )
 from vecstore.extent_set import Identity
-from vecstore.inputs import Ids, check_id_kind, check_values, parse_recall
+from vecstore.ids import Ids, check_id_kind
+from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
 from vecstore.results import Hit, Result, Tuning
 from vecstore.search import Searcher, effort_array
 from vecstore.session import Session
-from vecstore.snapshot import Snapshot, refuse_dropped, take_snapshot
+from vecstore.snapshot import Snapshot, find_rows, refuse_dropped, take_snapshot
 
 F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]
+U32 = NDArray[np.uint32]
 _SNAPSHOT_TRIES = 20
 _EFFORTS_MAX = 64
 
@@ -125,10 +127,10 @@ class Reader:
     def fetch(self, ids: Ids) -> list[Hit | None]:
         """Rows by id, with metadata and document."""
         with self._reading() as (snapshot, transaction):
-            rows = self._rows(transaction, snapshot, ids)
+            rows = self._rows(transaction, snapshot, ids).tolist()
             return [
                 None
-                if row is None
+                if row == NO_ROW
                 else Hit(
                     value,
                     None,
@@ -139,16 +141,21 @@ class Reader:
             ]
 
     @_typed
-    def fetch_vectors(self, ids: Ids) -> F32:
-        """Raw vectors by id, float32 (n, dim)."""
+    def fetch_vectors(self, ids: Ids, missing: F32 | None = None) -> F32:
+        """Raw vectors by id, float32 (n, dim); `missing` (dim,) stands for unknown ids."""
         with self._reading() as (snapshot, transaction):
             rows = self._rows(transaction, snapshot, ids)
-            if None in rows:
-                unknown = ids.plain()[rows.index(None)]
+            known = rows != np.uint32(NO_ROW)
+            if known.all():
+                return self._read_vectors(snapshot, rows)
+            if missing is None:
                 raise UnknownIdError(
-                    f"Collection {self._name!r} has no id {unknown!r}; use get to test."
+                    f"Collection {self._name!r} has no id {ids.one(int(known.argmin()))!r}; "
+                    f"use get to test."
                 )
-            return self._read_vectors(snapshot, np.array(rows, np.uint32))
+            out = np.tile(missing, (len(ids), 1))
+            out[known] = self._read_vectors(snapshot, rows[known])
+            return out
 
     @_typed
     def tuning(self) -> Tuning | None:
@@ -267,16 +274,13 @@ class Reader:
         raw = transaction.get(layout.key_u32(self._number, Kind.DOCUMENT, row))
         return None if raw is None else str(raw, "utf8")
 
-    def _rows(
-        self, transaction: lmdb.Transaction, snapshot: Snapshot, ids: Ids
-    ) -> list[int | None]:
+    def _rows(self, transaction: lmdb.Transaction, snapshot: Snapshot, ids: Ids) -> U32:
+        """Row of each id; NO_ROW for unknown ids."""
         check_id_kind(ids, snapshot.state.int_ids, self._name)
-        prefix = layout.id_prefix(self._number, TENANT_NONE)
-        found: list[int | None] = []
-        for raw_id in ids.encoded():
-            raw = transaction.get(prefix + raw_id)
-            found.append(None if raw is None else int(layout.U32.unpack(raw)[0]))
-        return found
+        rows = np.empty(len(ids), np.uint32)
+        for places, found in find_rows(transaction, self._number, TENANT_NONE, ids):
+            rows[places] = found
+        return rows
 
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._searcher.check_rows(snapshot, rows)

@@ -21,12 +21,14 @@ from vecstore.codecs import Codec, find_codec
 from vecstore.config import CHUNK_ROWS
 from vecstore.errors import CollectionNotFoundError
 from vecstore.extent_set import ExtentSet, Identity
+from vecstore.ids import Ids
 from vecstore.kernels import view as v
 from vecstore.layout import ChangeRecord, ExtentKind, Kind, StateRecord
 from vecstore.rowlog import RowLog
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
+_ABSENT = layout.U32.pack(layout.NO_ROW)
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,18 @@ def scan(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, 
             if not raw_key.startswith(prefix):
                 return
             yield raw_key, bytes(value)
+
+
+def find_rows(
+    transaction: lmdb.Transaction, collection: int, tenant: int, ids: Ids
+) -> Iterator[tuple[I64, NDArray[np.uint32]]]:
+    """Look ids up: their places in the call and their rows, NO_ROW for unknown ids.
+
+    They come in the order of keys, some at a time: neighbours in LMDB share pages.
+    """
+    for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
+        values: list[Any] = [transaction.get(key, _ABSENT) for key in keys]
+        yield places, layout.unpack_rows(values)
 
 
 def refuse_dropped(transaction: lmdb.Transaction, identity: Identity) -> None:

@@ -278,10 +278,13 @@ class Environment:
             )
 
     def read(self) -> lmdb.Transaction:
-        """Begin a read transaction (buffers, not bytes); the caller aborts it."""
+        """Begin a read transaction; the caller aborts it.
+
+        Values are few bytes mostly, and copied at half the cost of a buffer over them.
+        """
         self.refuse_fork()
         try:
-            transaction: lmdb.Transaction = self._env.begin(buffers=True)
+            transaction: lmdb.Transaction = self._env.begin()
         except lmdb.Error as error:
             if self._users == 0:
                 raise StoreClosedError(f"The store {self.path} is closed.") from error

@@ -34,7 +34,7 @@ from vecstore.config import (
 from vecstore.errors import DiskFullError, DuplicateIdError, InvalidArgumentError
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit, put_store, read_store
-from vecstore.inputs import Ids, check_id_kind
+from vecstore.ids import Ids, check_id_kind
 from vecstore.layout import TENANT_NONE, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
