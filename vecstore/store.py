@@ -13,7 +13,7 @@ import numpy as np
 
 from vecstore import layout
 from vecstore.check import check_store
-from vecstore.codecs import find_codec
+from vecstore.codecs import Codec, find_codec
 from vecstore.collection import Collection
 from vecstore.config import DIM_MAX, Metric
 from vecstore.errors import (
@@ -32,7 +32,7 @@ from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.results import Violation
 from vecstore.session import Session
-from vecstore.snapshot import scan
+from vecstore.snapshot import read_state, scan
 from vecstore.storage import Environment
 
 
@@ -137,7 +137,8 @@ class Store:
             False; this version has no tenants.
         codec : str
             How postings hold rows: "auto", "rabitq1" to "rabitq8", "int8", "int4", "float32",
-            "float16", or "pq" or "opq" and the number of bytes, as in "opq32".
+            "float16", or "pq" or "opq" and the number of bytes, as in "opq32". An existing
+            collection is compared with what was asked for and with what `Collection.tune` chose.
         raw : {"float32", "float16", "int8"}
             How vectors are stored, once each: as given, rounded to half precision, or in 256
             steps from the least to the largest value of each vector.
@@ -155,6 +156,8 @@ class Store:
             record = self._catalogue().get(name)
             if record is None:
                 record = self._create(name, dim, metric, codec, raw)
+            if codec is not None and self._codec_in_use(record) == find_codec(codec, record.dim):
+                codec = record.codec
             _compare(name, record, dim, metric, tenants, codec, raw)
             with self._lock:
                 known = self._collections.get(name)
@@ -222,6 +225,16 @@ class Store:
                 }
             finally:
                 transaction.abort()
+
+    def _codec_in_use(self, record: CollectionRecord) -> Codec:
+        """Codec of the postings: what was asked for, or what `tune` chose since."""
+        with self._session as environment:
+            transaction = environment.read()
+            try:
+                state = read_state(transaction, record.number)
+            finally:
+                transaction.abort()
+        return find_codec(state.codec or record.codec, record.dim)
 
     def _create(
         self,
