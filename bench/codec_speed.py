@@ -15,14 +15,13 @@ from vecstore.config import BLOCK_ROWS
 from vecstore.kernels import view as v
 from vecstore.kernels.cache import FAST_MATH
 from vecstore.kernels.estimate import estimate_block
-from vecstore.kernels.intrinsics import prefetch
 from vecstore.kernels.query import make_query
 from vecstore.kernels.scratch import Scratch
 
 CACHED_BYTES = 256 << 10
 STREAMED_BYTES = 1 << 30
 REPEATS = 5
-AHEAD = 4
+AHEAD_BYTES = 2_048
 ROWS = 4_096
 
 
@@ -33,13 +32,11 @@ def _scan(view: Any, scratch: Any, start: Any, blocks: Any, rounds: Any) -> Any:
     for _ in range(rounds):
         for b in range(blocks):
             block = start + b * view[v.BLOCK_BYTES]
-            if b + AHEAD < blocks:
-                for line in range(0, view[v.BLOCK_BYTES], 64):
-                    prefetch(block + AHEAD * view[v.BLOCK_BYTES] + line)
             mask = estimate_block(
                 view,
                 scratch,
                 block,
+                block + AHEAD_BYTES,
                 np.float32(0.0),
                 np.float32(1.0),
                 np.float32(-1e30),

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.clustering import Progress, blocks
-from vecstore.config import Effort, Metric
+from vecstore.codecs import Codec
+from vecstore.config import BLOCK_ROWS, Effort, Metric
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
@@ -39,9 +40,11 @@ PROBES_SURE = 16
 GAIN_MIN = 0.0005
 """A series of more and more probes ends when the last step gained less than this."""
 COST_POSTING_NS = 120.0
-COST_ROW_NS = 1.6
+COST_BYTE_NS = 0.05
+COST_REFINE_NS = 40.0
 COST_RERANK_NS = 150.0
-"""Measured on 577,568 x 128; only their ratios matter."""
+"""Measured on 577,568 x 128: a posting, a byte of codes, a look at further bits, a raw row; only
+their ratios matter."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,6 @@ def measure_one(
     settings = effort_array(effort, snapshot)
     rows, distances, counters = searcher.many(snapshot, settings, workload.queries, workload.k)
     shares = workload.recalls(rows, distances)
-    dim = snapshot.identity.record.dim
     return Measured(
         effort,
         float(shares.mean()),
@@ -235,16 +237,19 @@ def measure_one(
         float(counters[v.COUNT_POSTINGS] / n),
         float(counters[v.COUNT_ROWS] / n),
         float(counters[v.COUNT_RERANKED] / n),
-        _cost(counters, dim) / n,
+        _cost(counters, snapshot.extents.codec, snapshot.identity.record.dim) / n,
     )
 
 
-def _cost(counters: I64, dim: int) -> float:
+def _cost(counters: I64, codec: Codec, dim: int) -> float:
     """Nanoseconds that the counted work should take, up to a constant factor."""
+    wide = 0.5 + dim / 256
+    row_bytes = codec.block_bytes(dim) / BLOCK_ROWS
     return float(
         counters[v.COUNT_POSTINGS] * COST_POSTING_NS
-        + counters[v.COUNT_ROWS] * COST_ROW_NS * dim / 128
-        + counters[v.COUNT_RERANKED] * COST_RERANK_NS * (0.5 + dim / 256)
+        + counters[v.COUNT_ROWS] * COST_BYTE_NS * row_bytes
+        + counters[v.COUNT_REFINED] * COST_REFINE_NS * wide
+        + counters[v.COUNT_RERANKED] * COST_RERANK_NS * wide
     )
 
 

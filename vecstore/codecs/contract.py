@@ -101,9 +101,18 @@ _PLAIN = {
 _PARTED = re.compile(r"(o?pq)([1-9]\d{0,3})")
 
 
+FEW_DIMS_MAX = 255
+
+
 def default_codec(dim: int) -> Codec:
-    """Codec that "auto" stands for."""
-    return _PLAIN["rabitq1"]
+    """Codec that "auto" stands for.
+
+    Measured by `Collection.tune` on warm data, 95 % recall: with few dimensions one bit bounds so
+    loosely (SIFT, 128: 134 raw rows read per query, against 20 with three bits) that three are
+    quicker though they are twice the bytes; from some 256 dimensions on one bit is (WordNet in
+    MiniLM, 384: 40 µs against 45; Fashion-MNIST, 784: 33 against 36).
+    """
+    return _PLAIN["rabitq3" if dim <= FEW_DIMS_MAX else "rabitq1"]
 
 
 def find_codec(name: str, dim: int = 1) -> Codec:

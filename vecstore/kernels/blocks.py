@@ -33,6 +33,7 @@ from vecstore.kernels.vectors import (
     fill,
     has_feature,
     pointer,
+    prefetch_line,
     repeat,
 )
 from vecstore.kernels.view import NO_ROW
@@ -41,6 +42,8 @@ _V8, _V16, _V32, _V64 = (ir.VectorType(part, BLOCK_ROWS) for part in (I8, I16, I
 _VF = ir.VectorType(F32, BLOCK_ROWS)
 _NO_FLOATS = ir.Constant(_VF, [0.0] * BLOCK_ROWS)
 
+LINE_BYTES = 64
+FACTORS_BYTES = 4 * 4 * BLOCK_ROWS
 PLANES = 5
 """Bits of a query coordinate in the 1-bit block kernel, two's complement."""
 
@@ -50,10 +53,18 @@ def _within(builder: Any, lower: Any, threshold: Any) -> Any:
     return builder.bitcast(within, I32)
 
 
-def _finish(builder: Any, dot: Any, factors: Any, rest: Any) -> Any:
+def _ask(builder: Any, place: Any, lines: int) -> None:
+    """Ask for cache lines from an address on; harmless at any address."""
+    for line in range(lines):
+        at = builder.add(place, ir.Constant(I64, line * LINE_BYTES))
+        prefetch_line(builder, at)
+
+
+def _finish(builder: Any, dot: Any, factors: Any, apart: Any, rest: Any) -> Any:
     """From products with the codes to stored estimates and the mask of rows within reach."""
     scale, shift, g_add, g_err, threshold, estimates = rest
     contract = ["contract"]
+    _ask(builder, builder.add(factors, apart), FACTORS_BYTES // LINE_BYTES)
     parts = pointer(builder, factors, _VF)
     f_add, f_rs, f_err = (
         builder.load(builder.gep(parts, [ir.Constant(I64, part)]), align=64) for part in range(3)
@@ -68,14 +79,29 @@ def _finish(builder: Any, dot: Any, factors: Any, rest: Any) -> Any:
     return _within(builder, builder.fsub(value, error, flags=contract), threshold)
 
 
+def _load_and_ask(builder: Any, array: Any, index: Any, apart: Any, align: int) -> Any:
+    """Load an element; ask for the memory that stands `apart` bytes from it.
+
+    One line asked for with each one loaded: a scan then runs at the speed of memory, where
+    asking for a whole block at once fills the processor's buffers and halves it.
+    """
+    place = builder.gep(array, [index])
+    value = builder.load(place, align=align)
+    vector = value.type
+    width = 4 if vector.element == F32 else vector.element.width // 8
+    lines = max(1, width * vector.count // LINE_BYTES)
+    _ask(builder, builder.add(builder.ptrtoint(place, I64), apart), lines)
+    return value
+
+
 def _sign_products(
-    context: Any, builder: Any, block: Any, planes: Any, words: Any
+    context: Any, builder: Any, block: Any, planes: Any, words: Any, apart: Any
 ) -> tuple[Any, Any]:
     """Products of 1-bit codes, u64 (words, 32), with bit planes, u64 (words, PLANES)."""
     codes, plane = pointer(builder, block, _V64), pointer(builder, planes, I64)
 
     def step(word: Any, sums: list[Any]) -> list[Any]:
-        code = builder.load(builder.gep(codes, [word]), align=64)
+        code = _load_and_ask(builder, codes, word, apart, 64)
         first = builder.mul(word, ir.Constant(I64, PLANES))
         grown = []
         for bit, total in enumerate(sums):
@@ -124,12 +150,14 @@ def _byte_products(context: Any, builder: Any, total: Any, codes: Any, query: An
     return total
 
 
-def _byte_codes(context: Any, builder: Any, block: Any, query: Any, groups: Any) -> tuple[Any, Any]:
+def _byte_codes(
+    context: Any, builder: Any, block: Any, query: Any, groups: Any, apart: Any
+) -> tuple[Any, Any]:
     """Products of 8-bit codes, u8 (groups, 32, 4), with signed bytes (groups, 4)."""
     codes, parts = pointer(builder, block, _V32), pointer(builder, query, I32)
 
     def step(group: Any, sums: list[Any]) -> list[Any]:
-        code = builder.load(builder.gep(codes, [group]), align=64)
+        code = _load_and_ask(builder, codes, group, apart, 64)
         factor = builder.load(builder.gep(parts, [group]))
         return [_byte_products(context, builder, sums[0], code, factor)]
 
@@ -139,7 +167,7 @@ def _byte_codes(context: Any, builder: Any, block: Any, query: Any, groups: Any)
 
 
 def _nibble_codes(
-    context: Any, builder: Any, block: Any, query: Any, groups: Any
+    context: Any, builder: Any, block: Any, query: Any, groups: Any, apart: Any
 ) -> tuple[Any, Any]:
     """Products of 4-bit codes with signed bytes (groups, 8).
 
@@ -149,7 +177,7 @@ def _nibble_codes(
     halves = constant(_V32, 0x0F0F0F0F)
 
     def step(group: Any, sums: list[Any]) -> list[Any]:
-        code = builder.load(builder.gep(codes, [group]), align=64)
+        code = _load_and_ask(builder, codes, group, apart, 64)
         first = builder.mul(group, ir.Constant(I64, 2))
         low = builder.load(builder.gep(parts, [first]))
         high = builder.load(builder.gep(parts, [builder.add(first, ir.Constant(I64, 1))]))
@@ -162,14 +190,16 @@ def _nibble_codes(
     return builder.sitofp(total, _VF), end
 
 
-def _table_sums(context: Any, builder: Any, block: Any, tables: Any, parts: Any) -> tuple[Any, Any]:
+def _table_sums(
+    context: Any, builder: Any, block: Any, tables: Any, parts: Any, apart: Any
+) -> tuple[Any, Any]:
     """Sums of table entries, float32 (parts, 256), that codes, u8 (parts, 32), point to."""
     codes, entries = pointer(builder, block, _V8), pointer(builder, tables, F32)
     name = f"llvm.masked.gather.v{BLOCK_ROWS}f32.v{BLOCK_ROWS}p0"
     on = ir.Constant(ir.VectorType(BIT, BLOCK_ROWS), [1] * BLOCK_ROWS)
 
     def step(part: Any, sums: list[Any]) -> list[Any]:
-        code = builder.zext(builder.load(builder.gep(codes, [part]), align=32), _V64)
+        code = builder.zext(_load_and_ask(builder, codes, part, apart, 32), _V64)
         base = builder.mul(part, ir.Constant(I64, 256))
         offsets = builder.shl(builder.add(code, fill(builder, base, _V64)), constant(_V64, 2))
         start = fill(builder, builder.ptrtoint(entries, I64), _V64)
@@ -192,6 +222,7 @@ def _coded_block(products: Callable[..., tuple[Any, Any]], name: str, text: str)
         block: Any,
         query: Any,
         count: Any,
+        ahead: Any,
         scale: Any,
         shift: Any,
         g_add: Any,
@@ -200,11 +231,13 @@ def _coded_block(products: Callable[..., tuple[Any, Any]], name: str, text: str)
         estimates: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            dot, factors = products(context, builder, *args[:3])
-            return _finish(builder, dot, factors, args[3:])
+            block, query, count, ahead, *rest = args
+            apart = builder.sub(ahead, block)
+            dot, factors = products(context, builder, block, query, count, apart)
+            return _finish(builder, dot, factors, apart, rest)
 
         reals = (types.float32,) * 5
-        signature = types.uint32(types.int64, types.int64, types.int64, *reals, types.int64)
+        signature = types.uint32(*(types.int64,) * 4, *reals, types.int64)
         return signature, codegen
 
     block_kernel.__name__ = block_kernel.__qualname__ = name
@@ -216,6 +249,8 @@ def _coded_block(products: Callable[..., tuple[Any, Any]], name: str, text: str)
         Addresses of the block (see `vecstore.layout`) and of what the query is for this code.
     count : int64
         Steps of the inner loop: words, groups of dimensions, or parts of a vector.
+    ahead : int64
+        Address of a block that will be scanned soon and is asked for meanwhile, or this one.
     scale, shift : float32
         Of the product with the code.
     g_add, g_err : float32
@@ -259,6 +294,7 @@ def _float_block(half: bool, name: str) -> Any:
         block: Any,
         query: Any,
         dim: Any,
+        ahead: Any,
         inner: Any,
         scale: Any,
         threshold: Any,
@@ -266,7 +302,8 @@ def _float_block(half: bool, name: str) -> Any:
         estimates: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            block, query, dim, inner, scale, threshold, g_err, estimates = args
+            block, query, dim, ahead, inner, scale, threshold, g_err, estimates = args
+            apart = builder.sub(ahead, block)
             values, coordinates = pointer(builder, block, element), pointer(builder, query, F32)
             bools = ir.VectorType(BIT, BLOCK_ROWS)
             flag = builder.icmp_signed("!=", inner, ir.Constant(I64, 0))
@@ -274,12 +311,12 @@ def _float_block(half: bool, name: str) -> Any:
             contract = ["contract"]
 
             def step(at: Any, sums: list[Any]) -> list[Any]:
-                value = builder.load(builder.gep(values, [at]), align=64)
+                value = _load_and_ask(builder, values, at, apart, 64)
                 value = _widen(context, builder, value) if half else value
                 coordinate = fill(builder, builder.load(builder.gep(coordinates, [at])), _VF)
-                apart = builder.fsub(value, coordinate, flags=contract)
-                left = builder.select(products, builder.fneg(value), apart)
-                right = builder.select(products, coordinate, apart)
+                gap = builder.fsub(value, coordinate, flags=contract)
+                left = builder.select(products, builder.fneg(value), gap)
+                right = builder.select(products, coordinate, gap)
                 part = builder.fmul(left, right, flags=contract)
                 return [builder.fadd(sums[0], part, flags=contract)]
 
@@ -298,13 +335,8 @@ def _float_block(half: bool, name: str) -> Any:
             return _within(builder, builder.fsub(total, error), threshold)
 
         signature = types.uint32(
-            types.int64,
-            types.int64,
-            types.int64,
-            types.int64,
-            types.float32,
-            types.float32,
-            types.float32,
+            *(types.int64,) * 5,
+            *(types.float32,) * 3,
             types.int64,
         )
         return signature, codegen

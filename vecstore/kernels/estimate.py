@@ -58,7 +58,7 @@ _SLACK_LEAST = np.float32(1e-6)
 
 
 @kernel
-def _value_block(view, scratch, block, g_err, threshold, target):
+def _value_block(view, scratch, block, ahead, g_err, threshold, target):
     """Distances of one block of values, and the rows within reach."""
     metric = view[METRIC]
     scale = np.float32(0.5) if metric == COSINE else np.float32(1.0)
@@ -70,8 +70,8 @@ def _value_block(view, scratch, block, g_err, threshold, target):
     inner = np.int64(metric == IP)
     query = scratch[QUERY]
     if view[CODEC] == FLOAT16:
-        return float16_block(block, query, view[DIM], inner, scale, reach, error, target)
-    return float32_block(block, query, view[DIM], inner, scale, reach, error, target)
+        return float16_block(block, query, view[DIM], ahead, inner, scale, reach, error, target)
+    return float32_block(block, query, view[DIM], ahead, inner, scale, reach, error, target)
 
 
 @kernel
@@ -89,29 +89,32 @@ def value_error(view, scratch, distance):
 
 
 @kernel
-def estimate_block(view, scratch, block, g_add, g_err, threshold, target):
+def estimate_block(view, scratch, block, ahead, g_add, g_err, threshold, target):
     """Estimates of one block in `target`; bits of the rows that may lie within `threshold`.
 
     For blocks of values `g_err` is the share of the bound asked for, for codes that share times
-    the query's distance to the centroid.
+    the query's distance to the centroid.  The block at `ahead` is asked for meanwhile; it may be
+    this one.
     """
     codec = view[CODEC]
-    steps = view[STEPS]
+    count = view[STEPS]
     scale = load_f32(scratch[FACTS], CODE_SCALE)
     shift = load_f32(scratch[FACTS], CODE_SHIFT)
     if codec == RABITQ:
         query = scratch[PLANES_AT]
-        return rabitq_block(block, query, steps, scale, shift, g_add, g_err, threshold, target)
+        return rabitq_block(
+            block, query, count, ahead, scale, shift, g_add, g_err, threshold, target
+        )
     if codec == INT8:
         query = scratch[BYTES_AT]
-        return int8_block(block, query, steps, scale, shift, g_add, g_err, threshold, target)
+        return int8_block(block, query, count, ahead, scale, shift, g_add, g_err, threshold, target)
     if codec == INT4:
         query = scratch[BYTES_AT]
-        return int4_block(block, query, steps, scale, shift, g_add, g_err, threshold, target)
+        return int4_block(block, query, count, ahead, scale, shift, g_add, g_err, threshold, target)
     if codec == PQ:
         query = scratch[TABLES]
-        return pq_block(block, query, steps, scale, shift, g_add, g_err, threshold, target)
-    return _value_block(view, scratch, block, g_err, threshold, target)
+        return pq_block(block, query, count, ahead, scale, shift, g_add, g_err, threshold, target)
+    return _value_block(view, scratch, block, ahead, g_err, threshold, target)
 
 
 @kernel
@@ -200,7 +203,7 @@ def estimate_run(view, scratch, queries, centroid, run, blocks, bound, estimates
         g_add, g_err = posting_terms(view, scratch, centroid, bound)
         for b in range(blocks):
             block = run + b * block_bytes
-            estimate_block(view, scratch, block, g_add, g_err, _INF, room)
+            estimate_block(view, scratch, block, block, g_add, g_err, _INF, room)
             numbers = block + block_bytes - 4 * BLOCK_ROWS
             for place in range(BLOCK_ROWS):
                 at = b * BLOCK_ROWS + place

@@ -8,8 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_F32 = ir.FloatType()
+from vecstore.kernels.vectors import F32, I8, I16, I32, I64, prefetch_line
 
 
 def _pointer(builder: Any, address: Any, to: Any) -> Any:
@@ -28,12 +27,12 @@ def _loader(element: Any, numba_type: Any) -> Any:
     return load
 
 
-load_i64 = _loader(_I64, types.int64)
-load_u64 = _loader(_I64, types.uint64)
-load_u32 = _loader(_I32, types.uint32)
-load_f32 = _loader(_F32, types.float32)
-load_u16 = _loader(_I16, types.uint16)
-load_u8 = _loader(_I8, types.uint8)
+load_i64 = _loader(I64, types.int64)
+load_u64 = _loader(I64, types.uint64)
+load_u32 = _loader(I32, types.uint32)
+load_f32 = _loader(F32, types.float32)
+load_u16 = _loader(I16, types.uint16)
+load_u8 = _loader(I8, types.uint8)
 
 
 def _storer(element: Any, numba_type: Any) -> Any:
@@ -49,12 +48,12 @@ def _storer(element: Any, numba_type: Any) -> Any:
     return store
 
 
-store_i64 = _storer(_I64, types.int64)
-store_u64 = _storer(_I64, types.uint64)
-store_u32 = _storer(_I32, types.uint32)
-store_f32 = _storer(_F32, types.float32)
-store_u16 = _storer(_I16, types.uint16)
-store_u8 = _storer(_I8, types.uint8)
+store_i64 = _storer(I64, types.int64)
+store_u64 = _storer(I64, types.uint64)
+store_u32 = _storer(I32, types.uint32)
+store_f32 = _storer(F32, types.float32)
+store_u16 = _storer(I16, types.uint16)
+store_u8 = _storer(I8, types.uint8)
 
 
 @intrinsic
@@ -62,10 +61,7 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask the processor for the cache line at `address`; harmless at any address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(_I8), _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [ir.PointerType(_I8)], kind)
-        read, locality, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
-        builder.call(function, [_pointer(builder, args[0], _I8), read, locality, data])
+        prefetch_line(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
@@ -76,7 +72,7 @@ def lowest_bit(typingctx: Any, mask: Any) -> Any:
     """Index of the lowest set bit of a 32-bit mask that is not zero."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.zext(builder.cttz(args[0], ir.Constant(ir.IntType(1), 1)), _I64)
+        return builder.zext(builder.cttz(args[0], ir.Constant(ir.IntType(1), 1)), I64)
 
     return types.int64(types.uint32), codegen
 
@@ -86,7 +82,7 @@ def float_bits(typingctx: Any, value: Any) -> Any:
     """Bits of a float32; for values >= 0 their integer order is the order of the values."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _I32)
+        return builder.bitcast(args[0], I32)
 
     return types.uint32(types.float32), codegen
 
@@ -96,13 +92,13 @@ def bits_float(typingctx: Any, bits: Any) -> Any:
     """Inverse of `float_bits`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _F32)
+        return builder.bitcast(args[0], F32)
 
     return types.float32(types.uint32), codegen
 
 
 LANES = 16
-_VL = ir.VectorType(_F32, LANES)
+_VL = ir.VectorType(F32, LANES)
 
 
 @intrinsic
@@ -113,7 +109,7 @@ def hadamard_within(typingctx: Any, address: Any) -> Any:
         place = _pointer(builder, args[0], _VL)
         value = builder.load(place, align=4)
         for half in (1, 2, 4, 8):
-            order = ir.Constant(ir.VectorType(_I32, LANES), [i ^ half for i in range(LANES)])
+            order = ir.Constant(ir.VectorType(I32, LANES), [i ^ half for i in range(LANES)])
             partner = builder.shuffle_vector(value, ir.Constant(_VL, ir.Undefined), order)
             sign = ir.Constant(_VL, [-1.0 if i & half else 1.0 for i in range(LANES)])
             value = builder.fadd(partner, builder.fmul(value, sign), flags=["contract"])
@@ -137,7 +133,7 @@ def hadamard_across(typingctx: Any, first: Any, second: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-_V8 = ir.VectorType(_I64, 8)
+_V8 = ir.VectorType(I64, 8)
 
 
 @intrinsic
@@ -150,7 +146,7 @@ def hash_stripe(typingctx: Any, sums: Any, data: Any, secret: Any) -> Any:
         keyed = builder.xor(data, builder.load(key, align=1))
         low = builder.and_(keyed, ir.Constant(_V8, [0xFFFF_FFFF] * 8))
         product = builder.mul(low, builder.lshr(keyed, ir.Constant(_V8, [32] * 8)))
-        order = ir.Constant(ir.VectorType(_I32, 8), [i ^ 1 for i in range(8)])
+        order = ir.Constant(ir.VectorType(I32, 8), [i ^ 1 for i in range(8)])
         swapped = builder.shuffle_vector(data, ir.Constant(_V8, ir.Undefined), order)
         total = builder.add(builder.load(place, align=8), builder.add(product, swapped))
         builder.store(total, place, align=8)
@@ -166,7 +162,7 @@ def multiply_fold(typingctx: Any, a: Any, b: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         wide = ir.IntType(128)
         product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-        high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), _I64)
-        return builder.xor(builder.trunc(product, _I64), high)
+        high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), I64)
+        return builder.xor(builder.trunc(product, I64), high)
 
     return types.uint64(types.uint64, types.uint64), codegen

@@ -74,6 +74,7 @@ def _estimate_page(view, scratch, page, found):
             block,
             scratch[PLANES_AT],
             words,
+            block + block_bytes,
             scale,
             shift,
             g_add,

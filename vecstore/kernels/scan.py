@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
-from vecstore.kernels.blocks import mask_within
+from vecstore.kernels.blocks import mask_within, rabitq_block
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.estimate import error_bound, estimate_block, refine
 from vecstore.kernels.intrinsics import (
@@ -30,19 +30,25 @@ from vecstore.kernels.view import (
     BITS,
     BLOCK_BYTES,
     CODEC,
+    COUNT_REFINED,
     COUNT_ROWS,
     ESTIMATES,
     ESTIMATES_MAX,
     EXTRA_BYTES,
+    FACTS,
     FIRST_RUN,
     HEAP,
     HISTOGRAM,
     LOWER,
     NO_ROW,
+    PLANE_SCALE,
+    PLANE_SHIFT,
+    PLANES_AT,
     RABITQ,
     ROW_BYTES,
     RUN_ADDRESS,
     RUN_BLOCKS,
+    STEPS,
     SURVIVORS,
     SURVIVORS_MAX,
     UPPER,
@@ -126,9 +132,10 @@ def scan_posting(
 ):
     """Scan all runs of a posting, keeping what its bounds cannot exclude.
 
-    A warm scan waits for memory most, so while a block is scanned, the one at the same place of
-    the posting that `following` names (-1: none) is asked for.  Survivors wait until there are
-    enough of them, so that their raw vectors arrive while more blocks are scanned.
+    A warm scan waits for memory most, so with every line of a block that is read, that of the
+    block at the same place of the posting that `following` names (-1: none) is asked for.
+    Survivors wait until there are enough of them, so that their raw vectors arrive while more
+    blocks are scanned.
 
     Returns
     -------
@@ -140,6 +147,12 @@ def scan_posting(
     k = rows.shape[0]
     above = bounds_above(view, k)
     rerank_at = RERANK_AT_END if above else RERANK_AT
+    signs = view[CODEC] == RABITQ  # read here rather than by a call, which takes as long as a block
+    words = view[STEPS]
+    planes = scratch[PLANES_AT]
+    scale = load_f32(scratch[FACTS], PLANE_SCALE)
+    shift = load_f32(scratch[FACTS], PLANE_SHIFT)
+    target = scratch[ESTIMATES]
     ahead = 0
     ahead_end = 0
     if following >= 0:
@@ -155,27 +168,33 @@ def scan_posting(
         extra = block + blocks * block_bytes
         counters[COUNT_ROWS] += blocks * BLOCK_ROWS
         for _ in range(blocks):
-            if ahead < ahead_end:
-                for line in range(ahead, ahead + block_bytes, _LINE_BYTES):
-                    prefetch(line)
-                ahead += block_bytes
             if waiting >= rerank_at:
                 count = rerank(view, scratch, counters, waiting, rows, distances, count)
                 waiting = 0
             kth = threshold(scratch, above, distances, count)
-            target = scratch[ESTIMATES]
-            mask = estimate_block(view, scratch, block, g_add, g_err, kth, target)
+            soon = ahead if ahead < ahead_end else block
+            ahead += block_bytes
+            if signs:
+                mask = rabitq_block(
+                    block, planes, words, soon, scale, shift, g_add, g_err, kth, target
+                )
+            else:
+                mask = estimate_block(view, scratch, block, soon, g_add, g_err, kth, target)
             numbers = block + block_bytes - 4 * BLOCK_ROWS
             while mask != np.uint32(0):
                 r = lowest_bit(mask)
                 mask = np.uint32(mask & (mask - np.uint32(1)))
                 row = np.int64(load_u32(numbers, r))
                 estimate = load_f32(target, r)
-                error = error_bound(view, scratch, numbers, r, estimate, g_err)
+                if signs:
+                    error = load_f32(numbers, r - BLOCK_ROWS) * g_err
+                else:
+                    error = error_bound(view, scratch, numbers, r, estimate, g_err)
                 if not above:
                     waiting = _keep(view, scratch, waiting, row, estimate - error)
                     continue
                 if extra_bytes > 0:
+                    counters[COUNT_REFINED] += 1
                     own = extra + r * extra_bytes
                     estimate, error = refine(view, scratch, block, r, own, g_add, g_err)
                 waiting = _keep_bounded(view, scratch, waiting, k, row, estimate, error, kth)
@@ -201,7 +220,7 @@ def seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances):
         for _ in range(load_i64(view[RUN_BLOCKS], run)):
             if found + BLOCK_ROWS <= scratch[ESTIMATES_MAX]:
                 place = estimates + 4 * found
-                estimate_block(view, scratch, block, g_add, g_err, _INF, place)
+                estimate_block(view, scratch, block, block, g_add, g_err, _INF, place)
                 found += BLOCK_ROWS
                 block += block_bytes
     if found <= k + SEED_EXTRA:

@@ -98,8 +98,8 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
     live_rows : int64
         Rows that can be found at all.
     counters : int64 (COUNTERS,)
-        Added to: postings probed, rows scanned, rows reranked; DAMAGED is set when a
-        checksum does not hold, and the answers are then worth nothing.
+        Added to: postings probed, rows scanned, rows refined by further bits, rows reranked;
+        DAMAGED is set when a checksum does not hold, and the answers are then worth nothing.
     rows : uint32 (n, k), distances : float32 (n, k)
         Receive the answers, nearest first; places left over get NO_ROW and +inf.
 

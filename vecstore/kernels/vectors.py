@@ -32,6 +32,15 @@ def pointer(builder: Any, address: Any, element: Any, index: Any = None) -> Any:
     return place if index is None else builder.gep(place, [index])
 
 
+def prefetch_line(builder: Any, address: Any) -> None:
+    """Ask the processor for the cache line at an address; harmless at any address."""
+    place = builder.inttoptr(address, ir.PointerType(I8))
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+    read, locality, data = (ir.Constant(I32, value) for value in (0, 3, 1))
+    builder.call(function, [place, read, locality, data])
+
+
 def fill(builder: Any, scalar: Any, vector: Any) -> Any:
     """Repeat a scalar."""
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))

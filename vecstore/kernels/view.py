@@ -98,7 +98,8 @@ COUNT_POSTINGS: Final = 0
 COUNT_ROWS: Final = 1
 COUNT_RERANKED: Final = 2
 DAMAGED: Final = 3  # 1 + run, or 1 + page + PAGE_TAG, whose checksum does not hold
-COUNTERS: Final = 4
+COUNT_REFINED: Final = 4
+COUNTERS: Final = 5
 
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF
