@@ -283,7 +283,7 @@ def _check_options(
     if metric is not None:
         Metric.parse(metric)
     if codec is not None:
-        find_codec(codec, int(dim or 1))
+        find_codec(codec, DIM_MAX if dim is None else int(dim))
     if tenants is not None and tenants is not False:
         raise InvalidArgumentError(
             f"tenants is {tenants!r}; this version has no tenants. Use a collection for each."

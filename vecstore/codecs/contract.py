@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.codecs.model import Model, train_model
-from vecstore.config import BLOCK_ROWS, Metric
+from vecstore.config import BLOCK_ROWS, DIM_MAX, Metric
 from vecstore.errors import InvalidArgumentError
 from vecstore.kernels import view as v
 
@@ -115,21 +115,26 @@ def default_codec(dim: int) -> Codec:
     return _PLAIN["rabitq3" if dim <= FEW_DIMS_MAX else "rabitq1"]
 
 
-def find_codec(name: str, dim: int = 1) -> Codec:
+def find_codec(name: str, dim: int = DIM_MAX) -> Codec:
     """Return the codec called `name`, or what "auto" stands for in `dim` dimensions.
 
     Raises
     ------
     InvalidArgumentError
-        There is none of this name.
+        There is none of this name, or it divides vectors into more parts than `dim`.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return default_codec(dim)
     codec = _PLAIN.get(name) if isinstance(name, str) else None
     if codec is not None:
         return codec
     parted = _PARTED.fullmatch(name) if isinstance(name, str) else None
     if parted is not None and int(parted[2]) <= PARTS_MAX:
+        if int(parted[2]) > dim:
+            raise InvalidArgumentError(
+                f"codec is {name!r}, but vectors have {dim} dimensions and cannot be divided into "
+                f"more parts than that."
+            )
         return Codec(name, v.PQ, 0, int(parted[2]), parted[1] == "opq")
     raise InvalidArgumentError(
         f"codec is {name!r}; use 'auto', 'float32', 'float16', 'int8', 'int4', 'rabitq1' to "
