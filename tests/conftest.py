@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,12 @@ settings.register_profile(
     "soak", deadline=None, max_examples=2_000, suppress_health_check=SLOW_FIRST_CALL
 )
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_faiss_thread() -> None:
+    """faiss' threads wait for each other by spinning: on few rows that is all they do."""
+    faiss.omp_set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The oracle: what the engine should compute, in plain numpy and float64, slow and readable.
 
 Nothing here shares code with the engine. Distances are those of the public contract: "l2" squared
-Euclidean, "cosine" 1 - cosine, "ip" the negated inner product. Rotation and codes follow RaBitQ
-(SIGMOD 2024, section 3), the choice of copies SOAR (arXiv 2404.00774, section 3.2).
+Euclidean, "cosine" 1 - cosine, "ip" the negated inner product. The rotation follows RaBitQ (SIGMOD
+2024, section 3), the choice of copies SOAR (arXiv 2404.00774, section 3.2). Codes are in
+`tests.naive_codecs`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def stored(raw: str, rows: Any) -> NDArray[np.float32]:
     return x
 
 
-# --- rotation and one-bit codes ---------------------------------------------------------------
+# --- rotation -----------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -99,17 +100,18 @@ def hadamard(size: int) -> F64:
 
 
 def rotate(x: Any, signs: Any) -> F64:
-    """Rotate a vector (padded,): per round all signs, then one Hadamard window.
+    """Rotate vectors (..., padded): per round all signs, then one Hadamard window.
 
     The window is the largest power of two; even rounds put it at the start, odd ones at the end.
     """
     y = np.asarray(x, np.float64).copy()
-    padded = len(y)
+    padded = y.shape[-1]
     size = 2 ** int(np.log2(padded))
     for number, flips in enumerate(np.asarray(signs, np.float64)):
         y *= flips
         start = 0 if number % 2 == 0 else padded - size
-        y[start : start + size] = hadamard(size) @ y[start : start + size] / np.sqrt(size)
+        window = (..., slice(start, start + size))
+        y[window] = y[window] @ hadamard(size) / np.sqrt(size)
     return y
 
 
@@ -121,58 +123,11 @@ def rotate_centred(x: Any, centre: Any, signs: Any) -> F64:
     return rotate(y, signs)
 
 
-@dataclass
-class Code:
-    """One row, encoded against a centroid."""
-
-    bits: NDArray[np.bool_]  # (padded,) signs of the rotated residual
-    dot: float  # <r, x>, where x has the entries +-1/2
-    residual: F64  # r, rotated
-    row: F64
-    centroid: F64
-
-
-def encode(row: Any, centroid: Any, centre: Any, signs: Any) -> Code:
-    """Encode a prepared row (normalised under cosine) with one bit per dimension."""
-    residual = rotate_centred(row, centre, signs) - rotate_centred(centroid, centre, signs)
-    bits = residual >= 0
-    dot = float((residual * (bits - 0.5)).sum())
-    return Code(bits, dot, residual, np.asarray(row, np.float64), np.asarray(centroid, np.float64))
-
-
 def quantise_query(rotated: Any, steps: float) -> F64:
     """Round coordinates to whole steps, of which the largest has the given number."""
     y = np.asarray(rotated, np.float64)
     step = np.abs(y).max() / steps
     return np.floor(y / step + 0.5) * step if step > 0 else np.zeros_like(y)
-
-
-def estimate(
-    code: Code, query: Any, centre: Any, signs: Any, metric: str, epsilon: float, steps: float
-) -> tuple[float, float]:
-    """Estimate the distance of a prepared query to an encoded row, and bound its error.
-
-    ``<q - c, r>`` is estimated by ``|r|^2 / <r, x> * <x, q' - c'>``; the query's coordinates are
-    rounded where they meet the bits, and exact in the sum that corrects for x having +-1/2.
-    """
-    q = np.asarray(query, np.float64)
-    c, r = code.centroid, code.residual
-    square = float(r @ r)
-    q_rotated = rotate_centred(q, centre, signs)
-    c_rotated = rotate_centred(c, centre, signs)
-    inner, bound = 0.0, 0.0
-    if code.dot > 0:
-        ratio = square / code.dot
-        x_dot_q = float(quantise_query(q_rotated, steps)[code.bits].sum() - q_rotated.sum() / 2)
-        x_dot_c = float((c_rotated * (code.bits - 0.5)).sum())
-        inner = ratio * (x_dot_q - x_dot_c)
-        excess = max(0.0, square * len(r) / 4 / code.dot**2 - 1)
-        spread = np.sqrt(excess / (len(r) - 1))
-        bound = float(np.sqrt(square) * np.linalg.norm(q - c) * epsilon * spread)
-    if metric == "ip":
-        return -float(q @ c) - float(c @ (code.row - c)) - inner, bound
-    scale = 2.0 if metric == "l2" else 1.0
-    return scale / 2 * (float((q - c) @ (q - c)) + square) - scale * inner, scale * bound
 
 
 # --- copies -----------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import pytest
 import vecstore
 from tests.naive import top_k
 from tests.store_checks import failure, flip_byte, normal, python, small_limits
-from vecstore.layout import HEADER_DTYPE, ExtentKind, Section
+from vecstore.codecs import find_codec
+from vecstore.layout import HEADER_DTYPE, RUN_DTYPE, ExtentKind, Section
 
 ROWS, DIM = 120, 9
 VECTORS = normal(ROWS, DIM)
@@ -23,12 +24,15 @@ QUERY = normal(1, DIM, seed=1)[0]
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with two collections, each with bulk extents, fragments, a log and deleted rows."""
+    """A store with two collections, each with bulk extents, fragments and a log.
+
+    The codec of "docs" has all that a codec may keep: a codebook and a learned rotation.
+    """
     path = tmp_path_factory.mktemp("damage") / "store"
     with pytest.MonkeyPatch.context() as patch, vecstore.open(path) as store:
         small_limits(patch, pages=4)
-        for name, kind in (("docs", str), ("others", int)):
-            docs = store.collection(name, dim=DIM)
+        for name, kind, codec in (("docs", str, "opq3"), ("others", int, "auto")):
+            docs = store.collection(name, dim=DIM, codec=codec)
             docs.upsert([kind(i) for i in range(80)], VECTORS[:80])
             docs.upsert([kind(i) for i in range(80, 110)], VECTORS[80:110])
             docs.upsert([kind(i) for i in range(110, ROWS)], VECTORS[110:])
@@ -114,6 +118,32 @@ def test_flipped_byte(path: Path, section: Section) -> None:
                 assert refused, f"no read noticed the damage in {section.name} of extent {number}"
                 tried += 1
     assert tried, f"no extent has a section {section.name}"
+
+
+def test_flipped_byte_behind_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What codes of several planes keep behind their blocks is under the run's checksum too."""
+    small_limits(monkeypatch)
+    with vecstore.open(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=DIM, codec="rabitq4")
+        docs.upsert(range(ROWS), VECTORS)
+    number = next(
+        n
+        for n in extents_of(tmp_path / "store", 1)
+        if header(tmp_path / "store", n)["kind"] == ExtentKind.POSTINGS
+    )
+    file = tmp_path / "store" / "extents" / f"{number:012d}.ext"
+    table = {int(entry["section"]): entry for entry in header(tmp_path / "store", number)["table"]}
+    runs, blocks = table[Section.RUNS], table[Section.BLOCKS]
+    run = np.fromfile(file, RUN_DTYPE, 1, offset=int(runs["offset"]))[0]
+    end = int(run["blocks"]) * find_codec("rabitq4").run_block_bytes(DIM)
+    flip_byte(file, int(blocks["offset"]) + int(run["offset"]) + end - 1)
+    with vecstore.open(tmp_path / "store", mode="r") as store:
+        assert [v.invariant for v in store.check()] == ["checksums"]
+        docs = store.collection("docs")
+        error = failure(lambda: docs.query(QUERY, k=ROWS, recall=0.9), vecstore.CorruptionError)
+        assert error is not None
+        assert error.extent == number
+        assert len(docs.query(QUERY, k=ROWS, recall=1.0)) == ROWS, "raw rows are sound"
 
 
 @pytest.mark.parametrize("field", ["magic", "kind", "first_row", "count", "dim", "table", "sum"])

@@ -18,6 +18,7 @@ import pytest
 import vecstore
 from tests.store_checks import make_store, normal, sound_store
 from vecstore import errors
+from vecstore.codecs import default_codec
 
 BASES = {
     "InvalidArgumentError": ValueError,
@@ -28,6 +29,7 @@ BASES = {
     "CollectionMismatchError": ValueError,
     "QuotaExceededError": ValueError,
     "StoreClosedError": ValueError,
+    "TargetNotMetError": ValueError,
     "UnknownIdError": KeyError,
     "CollectionNotFoundError": KeyError,
     "StoreNotFoundError": FileNotFoundError,
@@ -147,7 +149,7 @@ def test_bad_path(wrong: Any) -> None:
 )
 def test_collection_mismatch(tmp_path: Path, option: str, other: Any) -> None:
     with sound_store(tmp_path / "store") as store:
-        own = {"dim": 4, "metric": "cosine", "codec": "rabitq1", "raw": "float32", "tenants": False}
+        own = {"dim": 4, "metric": "cosine", "codec": "auto", "raw": "float32", "tenants": False}
         docs = store.collection("docs", dim=4, metric="cosine")
         with pytest.raises(vecstore.CollectionMismatchError) as caught:
             store.collection("docs", **{option: other})
@@ -155,7 +157,7 @@ def test_collection_mismatch(tmp_path: Path, option: str, other: Any) -> None:
             assert part in str(caught.value)
         assert store.collection("docs") is docs
         assert store.collection("docs", **own) is docs
-        assert store.collection("docs", codec="auto") is docs
+        assert store.collection("docs", codec=default_codec(4).name) is docs
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,7 @@ def test_collection_mismatch(tmp_path: Path, option: str, other: Any) -> None:
         {"dim": 4, "metric": "euclid"},
         {"dim": 4, "metric": 0},
         {"dim": 4, "codec": "pq"},
+        {"dim": 4, "codec": "rabitq9"},
         {"dim": 4, "codec": ["rabitq1"]},
         {"dim": 4, "raw": "float64"},
         {"dim": 4, "raw": ["int8"]},

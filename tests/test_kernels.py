@@ -12,48 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import naive
+from tests.kernel_checks import BLOCK, address, aligned
+from tests.naive_codecs import Oracle, Shape, read_run
 from tests.store_checks import normal
-from vecstore import layout
+from vecstore.codecs import find_codec
+from vecstore.codecs.model import draw_signs
 from vecstore.config import Metric
-from vecstore.directory import draw_signs, geometry
-from vecstore.kernels import checksum, rabitq, topk
+from vecstore.kernels import checksum, topk
+from vecstore.kernels import query as queries
 from vecstore.kernels import view as v
+from vecstore.kernels.blocks import PLANES
 from vecstore.kernels.closure import choose_copies
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.encode import encode_runs, gather_rows
-from vecstore.kernels.intrinsics import PLANES, mask_within, rabitq_block
-from vecstore.kernels.rotation import rotate
+from vecstore.kernels.quantise import to_half
+from vecstore.kernels.rotation import rotate, rotate_back
+from vecstore.kernels.scratch import Scratch
 from vecstore.layout import NO_ROW, padded_dim
 
 DIMS = [3, 50, 64, 100, 128, 192, 384, 1000, 1536]
-BLOCK = 32
 PLAIN = np.zeros(v.VIEW_FIELDS, np.int64)
-
-
-def address(array: Any) -> int:
-    return int(array.ctypes.data)
-
-
-def aligned(count: int, dtype: Any) -> Any:
-    """Zeroed memory that starts at a multiple of 64 bytes, as blocks do in extents."""
-    dtype = np.dtype(dtype)
-    raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
-    start = -address(raw) % 64
-    return raw[start : start + count * dtype.itemsize].view(dtype)
-
-
-@numba.njit
-def call_block(block, planes, words, scale, shift, g_add, g_err, threshold, out):  # type: ignore[no-untyped-def]
-    return rabitq_block(block, planes, words, scale, shift, g_add, g_err, threshold, out)
-
-
-@numba.njit
-def call_mask(values, threshold):  # type: ignore[no-untyped-def]
-    return mask_within(values, threshold)
-
-
-def bits_of(mask: int) -> list[bool]:
-    return [bool(mask >> r & 1) for r in range(BLOCK)]
 
 
 # --- rotation and codes -------------------------------------------------------------------------
@@ -62,7 +40,7 @@ def bits_of(mask: int) -> list[bool]:
 def rotated_centred(x: Any, centre: Any, signs: Any) -> Any:
     out = np.empty(signs.shape[1], np.float32)
     x = np.ascontiguousarray(x, np.float32)
-    rabitq.rotate_centred(
+    queries.rotate_centred(
         address(x), address(centre), len(x), len(out), address(signs), address(out)
     )
     return out
@@ -93,11 +71,11 @@ def test_rotation_is_orthogonal(dim: int) -> None:
 def test_query_planes(dim: int) -> None:
     rotated = normal(1, padded_dim(dim), seed=dim)[0]
     planes = np.full(len(rotated) // 64 * PLANES, 2**64 - 1, np.uint64)
-    step, half_sum = rabitq.query_planes(address(rotated), len(rotated), address(planes))
+    step, half_sum = queries.query_planes(address(rotated), len(rotated), address(planes))
     bits = np.unpackbits(planes.view(np.uint8), bitorder="little").reshape(-1, PLANES, 64)
     weights = np.array([1 << p for p in range(PLANES - 1)] + [-(1 << (PLANES - 1))])
     values = np.einsum("p,wpj->wj", weights, bits.astype(np.int64)).ravel()
-    steps = float(rabitq.STEPS)
+    steps = float(queries.STEPS)
     assert values * step == pytest.approx(naive.quantise_query(rotated, steps), rel=1e-4, abs=1e-5)
     assert np.abs(values).max() == steps
     assert half_sum == pytest.approx(rotated.sum(dtype=np.float64) / 2, rel=1e-4, abs=1e-3)
@@ -105,162 +83,149 @@ def test_query_planes(dim: int) -> None:
 
 def test_query_planes_of_zero() -> None:
     planes = np.ones(PLANES, np.uint64)
-    assert rabitq.query_planes(address(np.zeros(64, np.float32)), 64, address(planes)) == (0, 0)
+    assert queries.query_planes(address(np.zeros(64, np.float32)), 64, address(planes)) == (0, 0)
     assert not planes.any()
 
 
-class Coded:
-    """A block of 32 rows coded against a centroid, and a query prepared for it."""
-
-    def __init__(self, metric: str, rows: Any, centroid: Any, query: Any, seed: int = 1) -> None:
-        self.metric, self.dim = metric, len(centroid)
-        self.code = Metric.parse(metric)
-        self.signs = draw_signs(self.dim, seed)
-        self.centre = normal(1, self.dim, seed=99)[0] * np.float32(0.1)
-        if metric == "cosine":
-            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-            query = query / np.linalg.norm(query)
-        self.rows, self.query = np.float32(rows), np.float32(query)
-        self.centroid = np.float32(centroid)
-        self.padded = padded_dim(self.dim)
-        self.block = aligned(layout.rabitq_block_bytes(self.dim), np.uint8)
-        turned_centroid = rotated_centred(self.centroid, self.centre, self.signs)
-        for place, row in enumerate(self.rows):
-            turned = rotated_centred(row, self.centre, self.signs)
-            rabitq.encode_row(
-                self.code,
-                address(row),
-                address(turned),
-                address(self.centroid),
-                address(turned_centroid),
-                self.dim,
-                self.padded,
-                address(self.block),
-                place,
-                np.uint32(1_000 + place),
-            )
-
-    def scan(self, threshold: float) -> tuple[Any, list[bool], float]:
-        """Estimates of the block kernel, its mask, and the factor of the error bounds."""
-        turned = rotated_centred(self.query, self.centre, self.signs)
-        planes = np.zeros(self.padded // 64 * PLANES, np.uint64)
-        scale, shift = rabitq.query_planes(address(turned), self.padded, address(planes))
-        offset = np.linalg.norm(self.query.astype(np.float64) - self.centroid)
-        base = {"l2": offset**2, "cosine": offset**2 / 2, "ip": -float(self.query @ self.centroid)}
-        out = aligned(BLOCK, np.float32)
-        mask = call_block(
-            address(self.block),
-            address(planes),
-            self.padded // 64,
-            np.float32(scale),
-            np.float32(shift),
-            np.float32(base[self.metric]),
-            np.float32(offset),
-            np.float32(threshold),
-            address(out),
-        )
-        return out, bits_of(int(mask)), float(offset)
-
-    def naive(self) -> Any:
-        """(32, 2) estimates and bounds of the oracle."""
-        return np.array(
-            [
-                naive.estimate(
-                    naive.encode(row, self.centroid, self.centre, self.signs),
-                    self.query,
-                    self.centre,
-                    self.signs,
-                    self.metric,
-                    float(rabitq.EPSILON),
-                    float(rabitq.STEPS),
-                )
-                for row in self.rows
-            ]
-        )
+COUNTS = [40, 1, 32]
 
 
-@pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("metric", naive.METRICS)
-def test_block_kernel_equals_the_oracle(metric: str, dim: int) -> None:
-    rows = normal(BLOCK, dim, seed=dim) + np.float32(1)
-    coded = Coded(metric, rows, rows.mean(axis=0) * 0.9, normal(1, dim, seed=7)[0] + 1)
-    expected = coded.naive()
-    got, everything, offset = coded.scan(np.inf)
-    size = np.abs(expected[:, 0]).max() + 1
-    assert got == pytest.approx(expected[:, 0], rel=1e-3, abs=1e-3 * size)
-    assert everything == [True] * BLOCK
-    factors = coded.block.view(np.float32).reshape(-1, BLOCK)
-    assert factors[-2] * offset == pytest.approx(expected[:, 1], rel=2e-2, abs=1e-4 * size)
-    lower = got - factors[-2] * np.float32(offset)
-    for threshold in np.quantile(lower, [0, 0.3, 0.7]):
-        _, mask, _ = coded.scan(threshold)
-        clear = np.abs(lower - threshold) > 1e-4 * size
-        assert (np.array(mask) == (lower <= threshold))[clear].all()
-    numbers = coded.block.view(np.uint32).reshape(-1, BLOCK)[-1]
-    assert numbers.tolist() == list(range(1_000, 1_000 + BLOCK))
-    assert coded.scan(-1e30)[1] == [False] * BLOCK
-
-
-@pytest.mark.parametrize("dim", [64, 100, 384])
-@pytest.mark.parametrize("metric", naive.METRICS)
-def test_estimates_are_unbiased_and_bounded(metric: str, dim: int) -> None:
-    errors, bounds = [], []
-    for seed in range(30):
-        rows = normal(BLOCK, dim, seed=seed) + np.float32(0.5)
-        coded = Coded(metric, rows, rows[0] * 0.5, normal(1, dim, seed=500 + seed)[0], seed)
-        got, _, offset = coded.scan(np.inf)
-        errors.append(got - naive.distances(metric, coded.query, coded.rows))
-        bounds.append(coded.block.view(np.float32).reshape(-1, BLOCK)[-2] * offset)
-    error, bound = np.concatenate(errors), np.concatenate(bounds)
-    assert (np.abs(error) <= bound).mean() > 0.9
-    assert abs(error.mean()) < 0.1 * bound.mean()
-    assert np.abs(error).mean() > 0.05 * bound.mean(), "the bound says something"
-
-
-@pytest.mark.parametrize("metric", naive.METRICS)
-def test_rows_equal_to_the_centroid_and_to_each_other(metric: str) -> None:
-    row = normal(1, 70)[0]
-    row /= np.linalg.norm(row)
-    coded = Coded(metric, np.repeat(row[None], BLOCK, axis=0), row, normal(1, 70, seed=2)[0])
-    got, _, _ = coded.scan(np.inf)
-    assert np.isfinite(got).all()
-    assert len(set(got.tolist())) == 1
-    truth = naive.distances(metric, coded.query, coded.rows[:1])[0]
-    assert got[0] == pytest.approx(truth, rel=1e-3, abs=1e-3)
-
-
-@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
-def test_encode_runs_lays_out_blocks(codec: str) -> None:
-    dim, counts = 5, [40, 1, 32]
-    number, size = (
-        (v.RABITQ, layout.rabitq_block_bytes(dim))
-        if codec == "rabitq1"
-        else (v.FLOAT32, layout.float32_block_bytes(dim))
-    )
-    rows, centroids = normal(sum(counts), dim), normal(3, dim, seed=1)
-    signs, centre = draw_signs(dim, 1), np.zeros(dim, np.float32)
-    view = geometry(dim, Metric.L2, number, size, centre, signs)
-    first = np.cumsum([0, *counts])
-    offsets = np.array([0, 2, 3]) * size
+@pytest.mark.parametrize("name", ["rabitq1", "rabitq3", "int8", "int4", "pq2", "float16"])
+def test_encode_runs_lays_out_blocks(name: str) -> None:
+    """Rows of several runs, each of its own centroid, to places out of order."""
+    dim = 5
+    rows, centroids = normal(sum(COUNTS), dim), normal(3, dim, seed=1)
+    model = find_codec(name).train(rows, seed=1)
+    view, size = model.view(), model.codec.run_block_bytes(dim)
+    first = np.cumsum([0, *COUNTS])
+    offsets = np.array([2, 0, 1]) * size
     out = aligned(4 * size, np.uint8)
     numbers = np.arange(100, 100 + len(rows), dtype=np.uint32)
     at = address(rows) + np.arange(len(rows)) * 4 * dim
-    encode_runs(view, centroids, True, first, at, numbers, 0, 3, offsets, address(out))
-    words = out.view(np.uint32).reshape(4, -1)
-    stored = words[:, -BLOCK:].ravel()
-    places = np.r_[0:40, 64:65, 96:128]
-    assert stored[places].tolist() == numbers.tolist()
-    assert (np.delete(stored, places) == NO_ROW).all()
-    if codec == "float32":
-        values = out.view(np.float32).reshape(4, -1)[:, :-BLOCK].reshape(4, dim, BLOCK)
-        assert values.transpose(0, 2, 1).reshape(128, dim)[places].tolist() == rows.tolist()
-    else:
-        f_add = out.view(np.float32).reshape(4, -1)[:, -4 * BLOCK : -3 * BLOCK].ravel()
-        assert np.isposinf(np.delete(f_add, places)).all()
-        assert (f_add[places] < 1e6).all()
+    for part in (0, 1, 2):
+        encode_runs(
+            view, centroids, True, first, at, numbers, part, part + 1, offsets, address(out)
+        )
+    shape = Shape(name, dim)
+    for run, count in enumerate(COUNTS):
+        blocks = -(-count // BLOCK)
+        data = out[offsets[run] : offsets[run] + blocks * size]
+        held = read_run(shape, data, model.codebook)
+        own = slice(first[run], first[run + 1])
+        padding = [NO_ROW] * (blocks * BLOCK - count)
+        assert held.numbers.tolist() == [*numbers[own].tolist(), *padding]
+        alone = read_run(shape, model.encode(rows[own], centroids[run]), model.codebook)
+        assert held.x.tolist() == alone.x.tolist()
+        for factor in ("f_add", "f_rs", "f_err"):
+            mine, expected = getattr(held, factor), getattr(alone, factor)
+            assert np.array_equal(mine, expected, equal_nan=True)
 
 
-# --- distances, masks, checksums ----------------------------------------------------------------
+def test_prepared_rows_are_not_normalised_again() -> None:
+    """Centroids are encoded as they are, whatever the metric."""
+    rows, centroid = normal(3, 8), np.zeros((1, 8), np.float32)
+    model = find_codec("float32").train(rows, "cosine")
+    found = []
+    for raw in (True, False):
+        out = aligned(model.codec.run_block_bytes(8), np.uint8)
+        at, numbers = address(rows) + 32 * np.arange(3), np.arange(3, dtype=np.uint32)
+        where = np.array([0, 3]), at, numbers, 0, 1, np.array([0]), address(out)
+        encode_runs(model.view(), centroid, raw, *where)
+        found.append(read_run(Shape("float32", 8), out).x[:3])
+    assert found[0] == pytest.approx(rows / np.linalg.norm(rows, axis=1, keepdims=True), rel=1e-6)
+    assert found[1].tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_rotating_back(dim: int) -> None:
+    signs, padded = draw_signs(dim, 5), padded_dim(dim)
+    x = normal(1, padded)[0]
+    turned = x.copy()
+    rotate(address(turned), padded, address(signs))
+    assert np.abs(turned - x).max() > 0.5
+    rotate_back(address(turned), padded, address(signs))
+    assert turned == pytest.approx(x, abs=2e-5)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_query_bytes(dim: int) -> None:
+    rotated = normal(1, padded_dim(dim), seed=dim)[0]
+    rounded = np.full(len(rotated), 99, np.int8)
+    step, total = queries.query_bytes(address(rotated), len(rotated), address(rounded))
+    expected = naive.quantise_query(rotated, float(queries.BYTE_STEPS))
+    apart = np.abs(rounded * np.float64(step) - expected)
+    assert (apart <= 1.01 * step).all()
+    assert (apart > 1e-3 * step).mean() < 0.01, "only where halves are rounded otherwise"
+    assert total == rounded.sum(dtype=np.int64)
+    assert np.abs(rounded.astype(int)).max() == 127
+
+
+def test_query_bytes_of_zero() -> None:
+    rounded = np.ones(64, np.int8)
+    assert queries.query_bytes(address(np.zeros(64, np.float32)), 64, address(rounded)) == (0, 0)
+    assert not rounded.any()
+
+
+@pytest.mark.parametrize("name", ["pq4", "opq4", "pq7"])
+def test_query_tables(name: str) -> None:
+    """The turned query, and its products with the codewords of each part."""
+    rows = normal(300, 10) + np.float32(2)
+    model = find_codec(name).train(rows)
+    assert model.codebook is not None
+    parts, part_dim, _ = model.codebook.shape
+    view, scratch = model.view(), Scratch(model.view())
+    parted, tables = aligned(parts * part_dim, np.float32), aligned(parts * 256, np.float32)
+    queries.part_centred(view, address(rows), address(parted))
+    turned = Oracle(
+        Shape(name, 10), "l2", model.centre, model.signs, model.codebook, model.matrix
+    ).turn(rows[0])
+    assert parted == pytest.approx(turned, abs=1e-5)
+    queries.query_tables(view, address(parted), address(tables))
+    expected = np.einsum("ps,psw->pw", turned.reshape(parts, part_dim), model.codebook)
+    assert tables.reshape(parts, 256) == pytest.approx(expected, abs=1e-4)
+    assert scratch.fits(view)
+
+
+# --- float16 ------------------------------------------------------------------------------------
+
+
+@numba.njit
+def to_halves(values, out):  # type: ignore[no-untyped-def]
+    for i in range(len(values)):
+        out[i] = to_half(values[i])
+
+
+def halves_of(values: Any) -> Any:
+    values = np.asarray(values, np.float32)
+    out = np.empty(len(values), np.uint16)
+    to_halves(values, out)
+    return out
+
+
+def test_every_float16_comes_back() -> None:
+    bits = np.arange(2**16, dtype=np.uint32).astype(np.uint16)
+    bits = bits[np.isfinite(bits.view(np.float16))]
+    assert (halves_of(bits.view(np.float16)) == bits).all()
+
+
+def test_float16_between_neighbours() -> None:
+    """Halves go to the even one, what is a little more or less to the nearer one."""
+    bits = np.arange(0x7BFF, dtype=np.uint16)
+    low, high = (part.view(np.float16).astype(np.float32) for part in (bits, bits + 1))
+    middle = (low + high) / 2  # exact: float32 has 13 bits more
+    for sign in (1, -1):
+        for values in (middle, np.nextafter(middle, low), np.nextafter(middle, high)):
+            signed = np.float32(sign) * values
+            assert (halves_of(signed) == signed.astype(np.float16).view(np.uint16)).all()
+
+
+@given(st.lists(st.floats(-65504, 65504, width=32), min_size=1, max_size=50))
+def test_float16_of_any_float(values: list[float]) -> None:
+    expected = np.array(values, np.float32).astype(np.float16).view(np.uint16)
+    assert (halves_of(values) == expected).all()
+
+
+# --- distances, checksums ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7, 16, 33, 100, 784])
@@ -270,7 +235,7 @@ def test_exact_distance(metric: str, dim: int) -> None:
         query, row = normal(2, dim, seed=seed)
         prepared = np.empty_like(query)
         code = Metric.parse(metric)
-        assert rabitq.prepare(code, address(query), dim, address(prepared)) == 0
+        assert queries.prepare(code, address(query), dim, address(prepared)) == 0
         got = exact_distance(v.RAW_FLOAT32, code, address(prepared), address(row), dim)
         truth = naive.distances(metric, query, row[None])[0]
         assert got == pytest.approx(truth, rel=1e-5, abs=1e-5 * (1 + float(np.linalg.norm(query))))
@@ -284,16 +249,7 @@ def test_exact_distance(metric: str, dim: int) -> None:
 def test_prepare_tells_what_is_odd(value: float, metric: str, status: int) -> None:
     source = np.full(4, value, np.float32)
     target = np.empty(4, np.float32)
-    assert rabitq.prepare(Metric.parse(metric), address(source), 4, address(target)) == status
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=32, max_size=32), st.data())
-def test_mask_within(values: list[float], data: st.DataObject) -> None:
-    block = aligned(BLOCK, np.float32)
-    block[:] = values
-    threshold = data.draw(st.sampled_from(values))
-    mask = call_mask(address(block), np.float32(threshold))
-    assert bits_of(int(mask)) == (block <= np.float32(threshold)).tolist()
+    assert queries.prepare(Metric.parse(metric), address(source), 4, address(target)) == status
 
 
 @given(
@@ -339,6 +295,27 @@ def test_offer_keeps_the_nearest_once(
     best = sorted(set(numbers), key=lambda row: (distance_of[row], -row if reverse else row))[:k]
     assert rows[:count].tolist() == best
     assert found[:count].tolist() == [distance_of[row] for row in best]
+
+
+@given(st.lists(st.tuples(st.integers(0, 25), st.integers(-3, 9)), max_size=80), st.integers(1, 20))
+def test_offer_upper_keeps_the_least_bounds(offered: list[tuple[int, int]], k: int) -> None:
+    """The k least of the rows' least bounds so far, ascending; a row counts once."""
+    scratch = np.zeros(v.SCRATCH_FIELDS, np.int64)
+    uppers, rows = np.zeros(k, np.float32), np.zeros(k, np.uint32)
+    scratch[v.UPPER], scratch[v.UPPER_ROWS] = address(uppers), address(rows)
+    topk.clear_uppers(scratch, k)
+    assert np.isposinf(uppers).all()
+    assert (rows == NO_ROW).all()
+    least: dict[int, float] = {}
+    kept: dict[int, float] = {}
+    for row, upper in offered:
+        topk.offer_upper(scratch, k, np.uint32(row), np.float32(upper))
+        least[row] = min(upper, least.get(row, np.inf))
+        kept = dict(zip(rows.tolist(), uppers.tolist(), strict=True))
+        held = [value for value in uppers.tolist() if value < np.inf]
+        assert held == sorted(least.values())[:k]
+        assert len(held) == len(kept.keys() - {NO_ROW}), "each row once"
+        assert all(least[key] == value for key, value in kept.items() if key != NO_ROW)
 
 
 floats = st.floats(width=32, allow_nan=False)

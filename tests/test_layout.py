@@ -97,9 +97,11 @@ def test_sizes_that_files_depend_on() -> None:
         "CENTROIDS": 13,
         "POSTINGS": 14,
         "TENANTS": 15,
+        "CODEBOOK": 16,
+        "MATRIX": 17,
     }
-    assert len(Section) <= layout.SECTIONS_MAX
-    assert [int(kind) for kind in Kind] == list(range(1, 12))
+    assert layout.SECTIONS_MAX == 16
+    assert [int(kind) for kind in Kind] == list(range(1, 13))
     assert (BLOCK_ROWS, CHUNK_ROWS, PAGE) == (32, 1024, 4096)
 
 
@@ -108,9 +110,23 @@ def test_sizes_of_blocks(dim: int) -> None:
     padded = layout.padded_dim(dim)
     assert padded % 64 == 0
     assert dim <= padded < dim + 64
-    assert layout.rabitq_block_bytes(dim) == 32 * (padded // 8 + 16)
-    assert layout.float32_block_bytes(dim) == 32 * 4 * (dim + 1)
-    assert layout.rabitq_block_bytes(dim) % 64 == layout.float32_block_bytes(dim) % 64 == 0
+    sizes = {
+        layout.sign_block_bytes(dim): padded // 8 + 16,
+        layout.grid_block_bytes(dim, 8): padded + 16,
+        layout.grid_block_bytes(dim, 4): padded // 2 + 16,
+        layout.value_block_bytes(dim, 4): 4 * dim + 8,
+        layout.value_block_bytes(dim, 2): 2 * dim + 8,
+    }
+    for size, of_row in sizes.items():
+        assert size == 32 * of_row
+        assert size % 64 == 0
+    for parts in (1, 2, 3, dim % 4_096 + 1):
+        size = layout.parts_block_bytes(parts)
+        assert size % 64 == 0
+        assert 0 <= size - 32 * (parts + 16) < 64
+    assert layout.extra_bytes(dim, 1) == 0
+    for bits in range(2, 9):
+        assert layout.extra_bytes(dim, bits) == padded // 8 * (bits - 1) + 12
 
 
 @given(st.integers(1, 65_536))

@@ -29,6 +29,7 @@ from tests.naive import Model, distances
 from tests.store_checks import small_limits
 
 DIM = 3
+CODECS = ["rabitq1", "rabitq3", "int8", "int4", "float32", "float16", "pq2", "opq1"]
 RAW = ["float32", "float16", "int8"]
 numbers = st.integers(0, 120)
 id_sets = st.one_of(
@@ -55,7 +56,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @initialize(
         metric=st.sampled_from(["l2", "ip"]),
-        codec=st.sampled_from(["rabitq1", "float32"]),
+        codec=st.sampled_from(CODECS),
         raw=st.sampled_from(RAW),
         is_int=st.booleans(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,9 @@ def test_distances_are_exact(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
+@pytest.mark.parametrize(
+    "codec", ["rabitq1", "rabitq3", "int8", "int4", "float32", "float16", "pq2", "opq1"]
+)
 def test_ties_come_by_insertion(
     store: vecstore.Store, codec: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,11 +201,16 @@ def test_ties_come_by_insertion(
     assert found == [*(i for i in twins if i != 3), 3], "a replaced row counts as new"
 
 
-@pytest.mark.parametrize("dim", [1, 3, 8, 50, 64, 100, 200])
+@pytest.mark.parametrize(
+    ("codec", "dim"),
+    [
+        *itertools.product(["rabitq1", "float32"], [1, 3, 8, 50, 64, 100, 200]),
+        *itertools.product(["rabitq4", "int8", "int4", "float16", "pq3", "opq2"], [1, 70]),
+    ],
+)
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
 def test_every_row_is_found_once(
-    store: vecstore.Store, dim: int, metric: str, codec: str, monkeypatch: pytest.MonkeyPatch
+    store: vecstore.Store, metric: str, codec: str, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asking for all rows at a low recall makes the index hand over to the full scan."""
     small_limits(monkeypatch, bulk=40, log=10**6, pages=4)

@@ -14,6 +14,11 @@ import vecstore
 from tests.conftest import SmallSet
 from tests.naive import METRICS, distances, recall, top_k
 from tests.store_checks import sound_store
+from vecstore import reader
+from vecstore.clustering import kmeans, nearest
+from vecstore.codecs import find_codec, train_model
+from vecstore.config import Effort, Metric
+from vecstore.row_source import normalised
 
 K = 10
 MARGIN = 0.02
@@ -44,9 +49,9 @@ def loaded(
 
 
 def quicken(patch: pytest.MonkeyPatch, codec: str) -> None:
-    """Calibrate the slow codec on fewer queries: no test asks it for less than everything."""
-    if codec == "float32":
-        patch.setattr("vecstore.calibrate.QUERIES", 20)
+    """Calibrate other codecs on fewer queries; nothing but everything is asked of float32."""
+    if codec != "auto":
+        patch.setattr("vecstore.calibrate.QUERIES", 20 if codec == "float32" else 200)
 
 
 _truth: dict[tuple[str, str], tuple[Any, Any]] = {}
@@ -106,7 +111,7 @@ def test_recall_rises_with_what_is_asked(store: vecstore.Store, small_set: Small
     assert reached[0] <= reached[-2], "less is read when less is asked for"
 
 
-@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
+@pytest.mark.parametrize("codec", ["auto", "float32"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_one_is_exact(
     store: vecstore.Store, small_set: SmallSet, metric: str, codec: str
@@ -135,7 +140,13 @@ def test_given_neighbours(store: vecstore.Store, small_set: SmallSet, metric: st
         assert given == pytest.approx(near, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
+def probe_everything(docs: vecstore.Collection, patch: pytest.MonkeyPatch) -> None:
+    """From now on read all postings, with full bounds."""
+    everything = Effort(docs.stats()["postings"] * 2, 1.0, 1e30)
+    patch.setattr(reader, "choose_effort", lambda *_: everything)
+
+
+@pytest.mark.parametrize("codec", ["auto", "float32"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_probing_everything(
     store: vecstore.Store,
@@ -144,15 +155,54 @@ def test_probing_everything(
     codec: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All postings, full bounds: nothing is missed by float32, next to nothing by one bit."""
-    from vecstore import reader
-    from vecstore.config import Effort
-
+    """All postings, full bounds: nothing is missed by float32, next to nothing by codes."""
     docs = loaded(store, small_set, metric, codec)
-    postings = docs.stats()["postings"]
-    monkeypatch.setattr(reader, "choose_effort", lambda *_: Effort(postings * 2, 1.0, 1e30))
+    assert docs.stats()["codec"] == find_codec(codec, docs.dim).name
+    probe_everything(docs, monkeypatch)
     reached = recall_of(docs, small_set, recall=0.123)
     assert reached == 1 if codec == "float32" else reached >= 0.995
+
+
+FULL_BOUNDS = {"rabitq1": 0.99, "rabitq4": 0.99, "int8": 0.995, "float16": 1.0, "pq16": 0.94}
+"""Product quantisation's bound is a rule of thumb, and data has few dimensions."""
+
+
+@pytest.mark.parametrize("codec", FULL_BOUNDS)
+def test_recall_of_other_codecs(
+    store: vecstore.Store, small_set: SmallSet, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = loaded(store, small_set, small_set.metric, codec)
+    assert recall_of(docs, small_set) >= 0.95 - MARGIN
+    assert recall_of(docs, small_set, recall=1.0) == 1
+    probe_everything(docs, monkeypatch)
+    assert recall_of(docs, small_set, recall=0.123) >= FULL_BOUNDS[codec]
+
+
+CODES_ALONE = {
+    "glove50": {"rabitq1": 0.62, "rabitq2": 0.79, "rabitq4": 0.93, "rabitq8": 0.99},
+    "wordnet_minilm384": {"rabitq1": 0.71, "rabitq2": 0.83, "rabitq4": 0.94, "rabitq8": 0.99},
+    "fashion784": {"rabitq1": 0.9, "rabitq2": 0.945, "rabitq4": 0.98, "rabitq8": 0.99},
+}
+
+
+@pytest.mark.parametrize("codec", ["rabitq1", "rabitq2", "rabitq4", "rabitq8", "int4", "int8"])
+def test_recall_of_codes_alone(small_set: SmallSet, codec: str) -> None:
+    """Without reranking: the ten least estimates of all rows, encoded against 20 centroids."""
+    base, metric = small_set.base, Metric.parse(small_set.metric)
+    seen = normalised(np.ascontiguousarray(base), metric)
+    centroids = kmeans(seen, 20, 0, len(seen))
+    home = nearest(seen, centroids)[1][:, 0]
+    residuals = seen - centroids[home]
+    model = train_model(find_codec(codec), metric, 1, centroids.mean(axis=0), residuals)
+    estimates = np.empty((len(small_set.query), len(base)), np.float32)
+    for posting, centroid in enumerate(centroids):
+        own = np.flatnonzero(home == posting)
+        data = model.encode(base[own], centroid)
+        estimates[:, own] = model.estimate(small_set.query, data, centroid)[0][:, : len(own)]
+    found = true_distances(small_set, small_set.metric, np.argsort(estimates, axis=1)[:, :K])
+    same = {"int4": "rabitq4", "int8": "rabitq8"}.get(codec, codec)
+    reached = recall(found, truth(small_set, small_set.metric)[1])
+    assert reached >= CODES_ALONE[small_set.name][same]
 
 
 def test_recall_after_growth(

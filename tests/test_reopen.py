@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,14 @@ def assert_equals(docs: vecstore.Collection, model: Model) -> None:
         assert every == model.rows.keys()
 
 
-@pytest.mark.parametrize("codec", ["rabitq1", "float32"])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("codec", "metric"),
+    [
+        *itertools.product(["rabitq1", "float32"], METRICS),
+        *[("rabitq4", "l2"), ("int8", "cosine"), ("int4", "ip"), ("float16", "l2")],
+        *[("pq3", "cosine"), ("opq2", "ip")],
+    ],
+)
 def test_same_answers_after_reopening(
     path: Path, metric: str, codec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
