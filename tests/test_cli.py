@@ -82,6 +82,7 @@ def test_help_imports_nothing_heavy() -> None:
         (("bogus",), ("No such command", "--help")),
         (("load",), ("Missing argument 'STORE'", "load --help")),
         (("load", "s", "f.npy", "--metric", "hamming"), ("--metric",)),
+        (("load", "s", "f.npy", "--raw", "int4"), ("--raw",)),
         (("load", "s", "f.npy", "--dim", "0"), ("--dim",)),
         (("load", "s", "f.npy", "--format", "csv"), ("--format",)),
         (("query", "s", "-k", "0", "--id", "x"), ("-k",)),
@@ -132,6 +133,16 @@ def test_load_numbers_the_rows(tmp_path: Path) -> None:
     assert run_json("load", store, file, "--first-id", 0)["rows"] == 4
     assert run_json("load", store, file, "--first-id", 4)["rows"] == 8
     assert run_json("get", store, 7, "--vectors")["rows"][0]["vector"] == [0, 0, 0, 1]
+
+
+def test_load_in_a_raw_form(tmp_path: Path) -> None:
+    store, file = tmp_path / "store", tmp_path / "x.npy"
+    np.save(file, np.array([[0.1, 1.0]]))
+    run("load", store, file, "-c", "c", "--raw", "float16")
+    assert run_json("stats", store)["collections"]["c"]["raw"] == "float16"
+    vector = run_json("get", store, 0, "--vectors")["rows"][0]["vector"]
+    assert vector == [float(np.float16(0.1)), 1.0]
+    assert "float16" in failed("load", store, file, "-c", "c", "--raw", "int8", status=1)
 
 
 def test_load_refuses_first_id_beside_ids(tmp_path: Path, lines: Path) -> None:

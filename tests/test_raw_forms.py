@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,22 @@ def test_whole_numbers_stay(rows: Any, shift: int) -> None:
     assert decoded("float16", rows.astype(np.float32)).tolist() == rows.tolist()
 
 
-@given(arrays.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**-120), 2.0**-120, width=32)))
-def test_tiny_values(rows: Any) -> None:
-    assert np.abs(decoded("int8", rows).astype(np.float64) - rows).max() <= 2.0**-127
+@given(st.sampled_from([2.0**-100, 2.0**-126, 2.0**-140, 2.0**-144]), st.data())
+def test_tiny_values(largest: float, data: st.DataObject) -> None:
+    """Down to where a step is no number of full precision any more."""
+    values = st.floats(-largest, largest, width=32)
+    rows = data.draw(arrays.arrays(np.float32, (3, 5), elements=values))
+    got = decoded("int8", rows)
+    assert np.abs(got.astype(np.float64) - rows).max() <= 2 * largest
+    assert got.tolist() == naive.stored("int8", rows).tolist()
     assert (decoded("float16", rows) == 0).all()
+
+
+def test_a_step_that_was_rounded_down() -> None:
+    """Of 382 least numbers, 255 steps are one each and do not reach the end."""
+    least = np.float32(2.0**-149)
+    rows = np.array([[0, 1, 254, 382]], np.float32) * least
+    assert (decoded("int8", rows) / least).tolist() == [[0, 1, 254, 255]]
 
 
 # --- distances ----------------------------------------------------------------------------------
@@ -420,6 +433,9 @@ def test_damage_in_a_raw_page(damaged: Any) -> None:
             assert error is not None
             assert (error.collection, error.extent) == ("docs", int(head[0]["extent"]))
             assert "restore a backup" in str(error)
+            about = re.search(r"Rows about (\d+) ", str(error))
+            assert about
+            assert abs(int(about[1]) - 200) <= 4096 // row_bytes + 1
         refused = sum(failure(partial(docs.vectors, i), OSError) is not None for i in range(300))
         assert 4096 // row_bytes <= refused <= 4096 // row_bytes + 2, "one page of rows is lost"
         assert [violation.invariant for violation in store.check()] == ["checksums"]

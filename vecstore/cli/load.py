@@ -39,6 +39,14 @@ class Metric(StrEnum):
     ip = "ip"
 
 
+class RawForm(StrEnum):
+    """How vectors are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
 class Format(StrEnum):
     """Kinds of file."""
 
@@ -67,6 +75,9 @@ def load(
     ] = None,
     codec: Annotated[
         str | None, typer.Option(help="For a new collection; chosen by itself by default.")
+    ] = None,
+    raw: Annotated[
+        RawForm | None, typer.Option(help="For a new collection; float32 by default.")
     ] = None,
     format: Annotated[
         Format | None, typer.Option("--format", help="If the suffix does not tell.")
@@ -116,7 +127,12 @@ def load(
         if collection is None and not store.exists():
             raise InvalidArgumentError(_NAME_IT)
         started = time.perf_counter()
-        options = {"metric": metric and metric.value, "codec": codec, "dim": found_dim}
+        options = {
+            "metric": metric and metric.value,
+            "codec": codec,
+            "raw": raw and raw.value,
+            "dim": found_dim,
+        }
         given = {key: value for key, value in options.items() if value is not None}
         with opened(store, "w") as target:
             existing = target.collections()

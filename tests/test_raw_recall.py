@@ -1,0 +1,56 @@
+"""Raw forms beside the index: nothing else depends on them, and little recall is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import naive
+from tests.conftest import SmallSet
+from tests.store_checks import small_limits, sound_store
+from vecstore.layout import HEADER_DTYPE, ExtentKind
+from vecstore.raw_forms import FORMS
+
+
+def test_postings_and_directory_are_the_same_in_every_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers are kept by all forms, so all but the raw rows is equal, byte by byte."""
+    small_limits(monkeypatch, pages=6)
+    rows = np.random.default_rng(0).integers(0, 200, (300, 12)).astype(np.float32)
+    files = []
+    for raw in FORMS:
+        with sound_store(tmp_path / raw) as store:
+            docs = store.collection("docs", dim=12, raw=raw)
+            docs.upsert(range(200), rows[:200])
+            docs.upsert(range(200, 300), rows[200:])
+            calibration = docs.stats()["calibration"]
+        found = {
+            file.name: (file.read_bytes(), calibration)
+            for file in (tmp_path / raw / "extents").iterdir()
+            if np.fromfile(file, HEADER_DTYPE, 1)[0]["kind"] != ExtentKind.RAW
+        }
+        assert len(found) == 3
+        files.append(found)
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("raw", ["float16", "int8"])
+def test_recall_on_real_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_set: SmallSet, raw: str
+) -> None:
+    """Against the vectors as they were given: little is lost by rounding them."""
+    monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 500)
+    base, asked = small_set.base, small_set.query
+    with sound_store(tmp_path / "s") as store:
+        docs = store.collection("docs", dim=small_set.dim, metric=small_set.metric, raw=raw)
+        docs.upsert(range(len(base)), base)
+        assert docs.stats()["postings"] > 5
+        exact = [naive.distances(small_set.metric, q, base) for q in asked]
+        kth = [np.sort(distances)[:10] for distances in exact]
+        for target, floor in ((None, 0.925), (1.0, 0.98)):
+            ids = docs.search(asked, recall=target).ids
+            found = [distances[own] for distances, own in zip(exact, ids, strict=True)]
+            assert naive.recall(found, kth) >= floor
