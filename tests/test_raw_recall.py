@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import raw_forms as bench
+from bench.data import Data
 from tests import naive
 from tests.conftest import SmallSet
-from tests.store_checks import small_limits, sound_store
+from tests.store_checks import normal, small_limits, sound_store
 from vecstore.layout import HEADER_DTYPE, ExtentKind
 from vecstore.raw_forms import FORMS
 
@@ -54,3 +56,19 @@ def test_recall_on_real_data(
             ids = docs.search(asked, recall=target).ids
             found = [distances[own] for distances, own in zip(exact, ids, strict=True)]
             assert naive.recall(found, kth) >= floor
+
+
+def test_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_limits(monkeypatch, posting=50)
+    for name, value in (("BATCH", 40), ("BATCHES", 2), ("PASSES", 1)):
+        monkeypatch.setattr(bench, name, value)
+    base, asked = normal(400, 8), normal(20, 8, seed=1)
+    near = np.array([naive.top_k("l2", query, base, 10)[0] for query in asked])
+    measured = bench.measure(Data("tiny", "l2", base, asked, near), tmp_path)
+    assert [entry["form"] for entry in measured] == list(FORMS)
+    errors = [entry["error_worst"] for entry in measured]
+    assert errors[0] == 0 < errors[1] < 2**-11 < errors[2] < 1 / 100
+    assert all(entry["recall"]["1"] > 0.98 for entry in measured)
+    lines = bench.table(measured).splitlines()
+    assert len(lines) == 2 + len(FORMS)
+    assert len({line.count("|") for line in lines}) == 1
