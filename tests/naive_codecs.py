@@ -24,20 +24,22 @@ BLOCK = 32
 EPSILON = 1.9
 COSINE_MIN = 0.05  # a code that points away from its residual is worth nothing
 PLANE_STEPS, BYTE_STEPS = 15, 127  # of a query's largest coordinate
+SIGN_ERROR = np.sqrt(np.pi / 2 - 1)  # of signs, relative to the residual
 SLACK, SLACK_LEAST = 1e-4, 1e-6  # of distances to stored values, for float32 sums
 FLOAT_ERROR = 1e-6  # relative, of a sum of products in float32
 
 
 @lru_cache(maxsize=16)
 def _rotation(signs: bytes, rounds: int) -> F64:
+    """The random rotation as a matrix: rotated = row @ matrix."""
     flips = np.frombuffer(signs, np.float32).reshape(rounds, -1)
     return rotate(np.eye(flips.shape[1]), flips)
 
 
-def spread_rotation(signs: Any) -> F64:
-    """The random rotation as a matrix: rotated = row @ matrix."""
-    signs = np.ascontiguousarray(signs, np.float32)
-    return _rotation(signs.tobytes(), len(signs))
+@lru_cache(maxsize=64)
+def _rotated(rows: bytes, dim: int, signs: bytes, rounds: int) -> F64:
+    """Rotated rows; the tests of all codecs rotate the same ones."""
+    return np.frombuffer(rows).reshape(-1, dim) @ _rotation(signs, rounds)[:dim]
 
 
 @dataclass
@@ -172,13 +174,6 @@ class Oracle:
     codebook: Any = None
     matrix: Any = None
 
-    @property
-    def _basis(self) -> F64 | None:
-        """Matrix (dim, width): turned = (row - centre) @ basis; None pads with zeros."""
-        if self.shape.kind != "parts":
-            return spread_rotation(self.signs)[: self.shape.dim]
-        return None if self.matrix is None else np.asarray(self.matrix, np.float64).T
-
     def see(self, rows: Any) -> F64:
         """Rows as the index sees them: normalised under cosine."""
         rows = np.asarray(rows, np.float64)
@@ -189,14 +184,23 @@ class Oracle:
     def turn(self, seen: Any) -> F64:
         """Turn rows (n, dim), or one, as the index sees them."""
         centred = np.asarray(seen, np.float64) - self.centre
-        if self._basis is not None:
-            return np.asarray(centred @ self._basis)
-        missing = self.shape.width - self.shape.dim
-        return np.pad(centred, [(0, 0)] * (centred.ndim - 1) + [(0, missing)])
+        dim, width = self.shape.dim, self.shape.width
+        if self.shape.kind != "parts":
+            signs = np.ascontiguousarray(self.signs, np.float32)
+            turned = _rotated(centred.tobytes(), dim, signs.tobytes(), len(signs))
+            return turned.reshape(*centred.shape[:-1], width)
+        if self.matrix is not None:
+            return np.asarray(centred @ np.float64(self.matrix).T)
+        return np.pad(centred, [(0, 0)] * (centred.ndim - 1) + [(0, width - dim)])
 
     def turn_back(self, turned: F64) -> F64:
         """Invert `turn`, leaving out what lies in no dimension of rows."""
-        flat = turned[:, : self.shape.dim] if self._basis is None else turned @ self._basis.T
+        flat = turned[:, : self.shape.dim]
+        if self.shape.kind != "parts":
+            signs = np.ascontiguousarray(self.signs, np.float32)
+            flat = turned @ _rotation(signs.tobytes(), len(signs))[: self.shape.dim].T
+        elif self.matrix is not None:
+            flat = turned @ np.float64(self.matrix)
         return np.asarray(flat + self.centre)
 
     def read(self, data: NDArray[np.uint8]) -> Run:
@@ -237,13 +241,8 @@ class Oracle:
         return turned, np.floor(turned / np.where(step > 0, step, 1) + 0.5) * step, step
 
     def products(self, queries: Any, x: F64) -> tuple[F64, F64]:
-        """Products of queries with codes, and what a coordinate rounded otherwise changes at most.
-
-        Signs meet the rounded query as bits, and its exact sum corrects for x having +-1/2.
-        """
-        turned, rounded, step = self.round_queries(queries)
-        if self.shape.name == "rabitq1":
-            return rounded @ (x + 0.5).T - turned.sum(axis=1, keepdims=True) / 2, step
+        """Products of queries with codes, and what a coordinate rounded otherwise changes at most."""
+        _, rounded, step = self.round_queries(queries)
         return rounded @ x.T, step * float(np.abs(x).max(initial=0))
 
     def estimate(self, queries: Any, centroid: Any, rows: Any, run: Run) -> tuple[F64, F64]:
@@ -276,8 +275,9 @@ class Oracle:
     def bounds(self, queries: Any, centroid: Any, run: Run, grid_error: float) -> F64:
         """Error bounds of estimates, (queries, rows), from the stored f_err.
 
-        The query's own rounding to bytes is of variance step^2 / 12 in each coordinate.
+        The query's own rounding, to planes or bytes, is of variance step^2 / 12 in each coordinate.
         """
+        grid_error = SIGN_ERROR if self.shape.name == "rabitq1" else grid_error
         q, c = self.see(queries), np.asarray(centroid, np.float64)
         if self.shape.kind == "values":
             near = np.abs(self.distances(q, run.x))
@@ -285,7 +285,7 @@ class Oracle:
             length = reach.get(self.metric, np.linalg.norm(q, axis=1, keepdims=True))
             return np.asarray(run.f_err * length + SLACK * near + SLACK_LEAST)
         square = ((q - c) ** 2).sum(axis=1, keepdims=True)
-        if self.shape.kind in ("bytes", "halves"):
+        if self.shape.kind in ("bytes", "halves") or self.shape.name == "rabitq1":
             _, _, step = self.round_queries(queries)
             square = square + (step / grid_error) ** 2 * (self.shape.padded - 1) / 12
         return np.asarray(run.f_err * np.sqrt(square))

@@ -36,8 +36,8 @@ def compiled(kernel: Any) -> Any:
 
 def compiled_values(kernel: Any) -> Any:
     @numba.njit
-    def call(block, query, dim, ahead, inner, a, b, c, out):  # type: ignore[no-untyped-def]
-        return kernel(block, query, dim, ahead, inner, a, b, c, out)
+    def call(block, query, dim, ahead, inner, a, b, c, d, out):  # type: ignore[no-untyped-def]
+        return kernel(block, query, dim, ahead, inner, a, b, c, d, out)
 
     return call
 
@@ -212,11 +212,11 @@ def test_value_block(name: str, dim: int, inner: int) -> None:
     expected[numbers == NO_ROW] = np.inf
     size = 1 + float(np.linalg.norm(q)) * float(np.abs(wide).max()) * np.sqrt(dim)
     for threshold in (1e30, 0.5 * dim, 0.0, -1e30):
-        terms = np.float32((0.5, threshold, 0.25))
+        terms = np.float32((0.5, threshold, 0.25, 0.125))
         at = address(block), address(query), dim, address(block)
         mask = call(*at, inner, *terms, address(out))
         assert out == pytest.approx(expected, rel=1e-5, abs=1e-6 * size)
-        lower = out - f_err * np.float32(0.25)
+        lower = out - f_err * (np.float32(0.25) + np.float32(0.125) * f_err)
         clear = np.abs(lower - threshold) > 1e-5 * size
         assert (np.array(bits_of(int(mask))) == (lower <= threshold))[clear].all()
 
@@ -273,7 +273,7 @@ def test_every_float16_on_other_processors(monkeypatch: pytest.MonkeyPatch) -> N
             values = finite[start : start + BLOCK]
             block = value_block(values[:, None], np.zeros(BLOCK), np.zeros(BLOCK))
             at = address(block), address(one), 1, address(block)
-            call(*at, 1, *np.float32((-1, 0, 0)), address(out))
+            call(*at, 1, *np.float32((-1, 0, 0, 0)), address(out))
             assert out.tolist() == values.astype(np.float32).tolist()
     code = next(iter(plain.inspect_llvm().values()))
     assert "half" not in code

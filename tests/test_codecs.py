@@ -196,7 +196,6 @@ def test_factors_equal_the_formulas(dim: int, name: str, metric: str) -> None:
     kappa = 2.0 if metric == "l2" else 1.0
     if name in VALUES:
         lost = np.linalg.norm(run.x[:ROWS] - seen, axis=1)
-        kappa = 2.0 if metric == "l2" else 1.0
         tiny = 1e-6 * np.linalg.norm(seen, axis=1)
         assert (np.abs(run.f_err[:ROWS] - kappa * lost) <= 0.01 * lost + kappa * tiny).all()
         assert name == "float16" or not run.f_err.any()
@@ -415,8 +414,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 @every_kind
 @every_metric
 def test_identical_rows(name: str, metric: str) -> None:
-    row, centroid, query = normal_rows = draw(3, 70, seed=1)
-    assert len(normal_rows) == 3
+    row, centroid, query = draw(3, 70, seed=1)
     own = odd_case(name, metric, np.repeat(row[None], 40, axis=0), centroid, query[None])
     estimates, _ = own.estimate()
     assert len(set(estimates[0].tolist())) == 1
@@ -438,16 +436,21 @@ def test_row_that_is_its_centroid(name: str, metric: str) -> None:
     own = make_case(model, metric, rows[:1], rows[0], draw(5, 20, seed=2))
     estimates, errors = own.estimate()
     sums = own.oracle.float_error(own.queries, own.centroid, own.rows)
-    assert np.isfinite(estimates).all()
-    if name == "float16":
-        assert (np.abs(estimates - own.truth()) <= errors + sums).all()
+    assert (np.abs(estimates - own.truth()) <= errors + 2 * sums).all()
+    if name in VALUES:
         return
-    seen = own.oracle.see(own.rows)
-    exact = name not in ("pq8", "opq8") or metric != "cosine"
-    assert (np.abs(estimates - own.truth()) <= (sums if exact else errors + 2 * sums)).all()
-    assert name in VALUES or errors.max() <= 1e-5
+    assert errors.max() <= 1e-5
     if "pq" not in name:
+        seen = own.oracle.see(own.rows)
         assert own.model.decode(own.data, own.centroid, 1) == pytest.approx(seen, abs=1e-5)
+
+
+@cache
+def unscaled_case(dim: int, name: str, metric: str) -> Case:
+    rows, queries = draw(280, dim, seed=1), draw(4, dim, seed=2)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    centroid = (unit if metric == "cosine" else rows).mean(axis=0)
+    return odd_case(name, metric, rows, centroid, queries)
 
 
 @every_metric
@@ -457,16 +460,13 @@ def test_row_that_is_its_centroid(name: str, metric: str) -> None:
 )
 def test_scale_does_not_matter(dim: int, name: str, metric: str, scale: float) -> None:
     """Relative errors are those at scale 1, but of float16, which ends where its values end."""
-    rows, queries = draw(280, dim, seed=1), draw(4, dim, seed=2)
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    centroid = np.float64((unit if metric == "cosine" else rows).mean(axis=0))
-    usual = odd_case(name, metric, rows, centroid, queries)
+    usual = unscaled_case(dim, name, metric)
     own = odd_case(
         name,
         metric,
-        np.float64(rows) * scale,
-        centroid * (1 if metric == "cosine" else scale),
-        np.float64(queries) * scale,
+        np.float64(usual.rows) * scale,
+        np.float64(usual.centroid) * (1 if metric == "cosine" else scale),
+        np.float64(usual.queries) * scale,
     )
     estimates, errors = own.estimate()
     assert np.isfinite(estimates).all()
@@ -497,8 +497,8 @@ def test_float16_beyond_its_range(metric: str) -> None:
     assert np.isfinite(errors).all()
     assert (estimates - errors <= own.truth() + sums).all(), "the lower bound holds"
     assert (own.truth() <= estimates + errors + sums).all(), "the upper bound holds"
-    decoded = own.model.decode(own.data, own.centroid, len(rows))
-    assert np.abs(decoded).max() == (65504 if metric != "cosine" else np.abs(decoded).max())
+    if metric != "cosine":
+        assert np.abs(own.model.decode(own.data, own.centroid, len(rows))).max() == 65504
 
 
 @every_kind
@@ -529,15 +529,14 @@ def test_training_sees_rows_as_the_index_does() -> None:
 
 
 @pytest.mark.parametrize("name", ["pq4", "opq4"])
-@pytest.mark.parametrize("n", [1, 2, 5, 256])
+@pytest.mark.parametrize("n", [1, 2, 5])
 def test_training_on_few_rows(name: str, n: int) -> None:
-    """With no more rows than codewords each row is its own codeword."""
+    """With far fewer rows than codewords each row is its own codeword."""
     rows = draw(n, 8, seed=1)
     own = odd_case(name, "l2", rows, rows.mean(axis=0), draw(3, 8, seed=2))
-    decoded = own.model.decode(own.data, own.centroid, n)
-    assert decoded == pytest.approx(rows, abs=2e-5 if n < 256 else 0.3)
+    assert own.model.decode(own.data, own.centroid, n) == pytest.approx(rows, abs=2e-5)
     sums = own.oracle.float_error(own.queries, own.centroid, own.rows)
-    assert (np.abs(own.estimate()[0] - own.truth()) <= (20 if n < 256 else 1e4) * sums).all()
+    assert (np.abs(own.estimate()[0] - own.truth()) <= 20 * sums).all()
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -545,7 +544,8 @@ def test_training_on_few_rows(name: str, n: int) -> None:
 
 @pytest.mark.parametrize("dim", [1, 96, 65_536])
 def test_codecs_by_name(dim: int) -> None:
-    for name in [*VALUES, *GRIDS, "pq1", "pq8", "opq4096"]:
+    parted = [f"{kind}{parts}" for kind in ("pq", "opq") for parts in (1, 8, 4_096) if parts <= dim]
+    for name in [*VALUES, *GRIDS, *parted]:
         codec = find_codec(name, dim)
         shape = Shape(name, dim)
         assert codec.name == name
@@ -554,6 +554,13 @@ def test_codecs_by_name(dim: int) -> None:
         assert codec.turned == name.startswith("opq")
     assert find_codec("auto", dim) == default_codec(dim)
     assert find_codec("auto", dim).name in [*VALUES, *GRIDS]
+
+
+@pytest.mark.parametrize("name", ["pq97", "opq97", "pq4096"])
+def test_more_parts_than_dimensions(name: str) -> None:
+    assert find_codec(name.replace("4096", "96").replace("97", "96"), 96).parts == 96
+    with pytest.raises(InvalidArgumentError, match=f"'{name}'.*96"):
+        find_codec(name, 96)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,8 @@ def test_ties_come_by_insertion(
     ("codec", "dim"),
     [
         *itertools.product(["rabitq1", "float32"], [1, 3, 8, 50, 64, 100, 200]),
-        *itertools.product(["rabitq4", "int8", "int4", "float16", "pq3", "opq2"], [1, 70]),
+        *itertools.product(["rabitq4", "int8", "int4", "float16"], [1, 70]),
+        *[("pq1", 1), ("pq3", 3), ("pq3", 70), ("opq1", 1), ("opq2", 70)],
     ],
 )
 @pytest.mark.parametrize("metric", METRICS)

@@ -82,7 +82,7 @@ def _check_collection(
     prefix = layout.key(identity.record.number, Kind.EXTENT)
     broken: list[Violation] = []
     state = read_state(transaction, identity.record.number)
-    codec = find_codec(state.codec or identity.record.codec, identity.record.dim)
+    codec = find_codec(state.codec, identity.record.dim)
     for key, value in scan(transaction, prefix):
         number = int(layout.U64.unpack(key[len(prefix) :])[0])
         record = layout.unpack(value, type=layout.ExtentRecord)

@@ -168,7 +168,7 @@ class StateRecord(msgspec.Struct):
     calibration: list[EffortRecord] = msgspec.field(default_factory=list)
     calibration_note: str = ""
     calibration_k: int = 10
-    codec: str = ""  # that postings were tuned to; empty: as the collection asks for
+    codec: str = ""  # of the postings: what was asked for, or what tuning chose
     tuned_recall: float | None = None
     tuned_rows: int = 0
     trained_spread: float = 0.0  # mean squared distance of rows to their centroids

@@ -213,7 +213,7 @@ def take_snapshot(
     if old is not None and same_extents:
         extents, log = old.extents, old.log
     else:
-        codec = find_codec(state.codec or identity.record.codec, identity.record.dim)
+        codec = find_codec(state.codec, identity.record.dim)
         records = _records(transaction, collection)
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
         log = RowLog(identity.row_bytes)

@@ -27,7 +27,7 @@ from vecstore.extent_set import Identity
 from vecstore.extents import folder_bytes
 from vecstore.facts import Edit, delete_range, put_store, read_store
 from vecstore.inputs import parse_name
-from vecstore.layout import CollectionRecord, Kind
+from vecstore.layout import CollectionRecord, Kind, StateRecord
 from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.results import Violation
@@ -234,7 +234,7 @@ class Store:
                 state = read_state(transaction, record.number)
             finally:
                 transaction.abort()
-        return find_codec(state.codec or record.codec, record.dim)
+        return find_codec(state.codec, record.dim)
 
     def _create(
         self,
@@ -270,6 +270,8 @@ class Store:
             store.next_collection += 1
             put_store(transaction, store)
             transaction.put(name_key, layout.pack(record))
+            state = StateRecord(codec=find_codec(record.codec, record.dim).name)
+            transaction.put(layout.key(record.number, Kind.STATE), layout.pack(state))
             return record
 
 

@@ -79,11 +79,13 @@ class Codec:
         Parameters
         ----------
         x : float32 (n, dim)
-            A sample.
+            A sample; under cosine only directions count.
         metric : {"l2", "cosine", "ip"}
         seed : int
         """
         x = np.ascontiguousarray(x, np.float32)
+        if metric == "cosine":
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
         centre = np.asarray(x.mean(axis=0), np.float32)
         return train_model(self, Metric.parse(metric), seed, centre, x - centre)
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 SAMPLES = 64
-STEPS = 200
+STEPS = 300
 
 
 @lru_cache(maxsize=64)
@@ -34,9 +34,8 @@ def grid_scale(width: int, bits: int) -> tuple[np.float32, np.float32]:
     rows = np.abs(rng.standard_normal((SAMPLES, width)))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     top = 2 ** (bits - 1) - 1
-    widest = (top + 1) / np.median(rows.max(axis=1))
     best, scale = -1.0, 1.0
-    for t in np.linspace(0.3 * widest, 1.2 * widest, STEPS):
+    for t in np.sqrt(width) * np.geomspace(0.5, 1 + (top + 1) / 2, STEPS):
         levels = np.minimum(np.floor(rows * t), top) + 0.5
         cosines = (levels * rows).sum(axis=1) / np.linalg.norm(levels, axis=1)
         if cosines.mean() > best:

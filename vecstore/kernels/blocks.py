@@ -299,10 +299,11 @@ def _float_block(half: bool, name: str) -> Any:
         scale: Any,
         threshold: Any,
         g_err: Any,
+        square: Any,
         estimates: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            block, query, dim, ahead, inner, scale, threshold, g_err, estimates = args
+            block, query, dim, ahead, inner, scale, threshold, g_err, square, estimates = args
             apart = builder.sub(ahead, block)
             values, coordinates = pointer(builder, block, element), pointer(builder, query, F32)
             bools = ir.VectorType(BIT, BLOCK_ROWS)
@@ -331,12 +332,13 @@ def _float_block(half: bool, name: str) -> Any:
             infinite = ir.Constant(_VF, [float("inf")] * BLOCK_ROWS)
             total = builder.select(empty, infinite, total)
             builder.store(total, pointer(builder, estimates, _VF), align=64)
-            error = builder.fmul(f_err, fill(builder, g_err, _VF))
+            error = builder.fmul(f_err, fill(builder, square, _VF))
+            error = builder.fmul(f_err, builder.fadd(error, fill(builder, g_err, _VF)))
             return _within(builder, builder.fsub(total, error), threshold)
 
         signature = types.uint32(
             *(types.int64,) * 5,
-            *(types.float32,) * 3,
+            *(types.float32,) * 4,
             types.int64,
         )
         return signature, codegen

@@ -69,23 +69,34 @@ def _value_block(view, scratch, block, ahead, g_err, threshold, target):
         error = g_err * value_error(view, scratch, threshold)
     inner = np.int64(metric == IP)
     query = scratch[QUERY]
+    square = square_error(metric)
     if view[CODEC] == FLOAT16:
-        return float16_block(block, query, view[DIM], ahead, inner, scale, reach, error, target)
-    return float32_block(block, query, view[DIM], ahead, inner, scale, reach, error, target)
+        return float16_block(
+            block, query, view[DIM], ahead, inner, scale, reach, error, square, target
+        )
+    return float32_block(block, query, view[DIM], ahead, inner, scale, reach, error, square, target)
 
 
 @kernel
 def value_error(view, scratch, distance):
     """What the stored length of a row's rounding is to be multiplied with, at a distance.
 
-    By Cauchy and Schwarz the rounding e moves a squared distance by at most 2 |q - o| |e| (and a
-    little more), a product by |q| |e|.
+    By Cauchy and Schwarz the rounding e moves a squared distance by at most
+    2 |q - o| |e| + |e|^2, a product by |q| |e|.
     """
     metric = view[METRIC]
     if metric == IP:
         return load_f32(scratch[FACTS], LENGTH)
     squared = max(np.float32(0.0), distance)
     return np.sqrt(np.float32(2.0) * squared if metric == COSINE else squared)
+
+
+@kernel
+def square_error(metric):
+    """What the square of the stored length is to be multiplied with."""
+    if metric == IP:
+        return np.float32(0.0)
+    return np.float32(0.5) if metric == COSINE else np.float32(0.25)
 
 
 @kernel
@@ -146,29 +157,37 @@ def error_bound(view, scratch, numbers, place, estimate, g_err):
     if view[CODEC] in (FLOAT16, FLOAT32):
         length = load_f32(numbers, place - BLOCK_ROWS)
         slack = _SLACK * abs(estimate) + _SLACK_LEAST
-        return length * g_err * value_error(view, scratch, estimate) + slack
+        near = g_err * value_error(view, scratch, estimate)
+        return length * (near + square_error(view[METRIC]) * length) + slack
     return load_f32(numbers, place - BLOCK_ROWS) * g_err
 
 
 @kernel
 def posting_terms(view, scratch, centroid, bound):
-    """The query's part of the estimates of a posting: g_add and g_err."""
+    """The query's part of the estimates of a posting: g_add and both of `error_factors`."""
     g_add = centroid_distance(view[METRIC], scratch[QUERY], centroid, view[DIM])
-    return g_add, error_factor(view, scratch, g_add, centroid, bound)
+    g_err, g_full = error_factors(view, scratch, g_add, centroid, bound)
+    return g_add, g_err, g_full
 
 
 @kernel
-def error_factor(view, scratch, g_add, centroid, bound):
-    """Factor of a posting's error bounds for a query at distance `g_add` from its centroid.
+def error_factors(view, scratch, g_add, centroid, bound):
+    """Factors of a posting's error bounds for a query at distance `g_add` from its centroid.
 
-    Codes of 4 and 8 bits are multiplied with a query that is itself rounded to bytes.  Its error
-    and that of the codes are independent, so their squares add up.
+    Blocks are multiplied with a query that is itself rounded, to bit planes or bytes.  Its error
+    and that of the codes are independent, so their squares add up; in a tight cluster far from
+    the collection's centre it is the larger one.
+
+    Returns
+    -------
+    (float32, float32)
+        For estimates of blocks, and for those that `refine` makes with the query as it is.
     """
     if view[CODEC] in (FLOAT16, FLOAT32):
-        return bound
+        return bound, bound
     apart = euclidean(view[METRIC], scratch[QUERY], g_add, centroid, view[DIM])
     rounding = load_f32(scratch[FACTS], ROUNDING)
-    return bound * (np.sqrt(apart * apart + rounding) if rounding > np.float32(0.0) else apart)
+    return bound * np.sqrt(apart * apart + rounding), bound * apart
 
 
 @kernel
@@ -200,7 +219,7 @@ def estimate_run(view, scratch, queries, centroid, run, blocks, bound, estimates
         if prepare(view[METRIC], source, view[DIM], scratch[QUERY]) != 0:
             return i
         make_query(view, scratch)
-        g_add, g_err = posting_terms(view, scratch, centroid, bound)
+        g_add, g_err, g_full = posting_terms(view, scratch, centroid, bound)
         for b in range(blocks):
             block = run + b * block_bytes
             estimate_block(view, scratch, block, block, g_add, g_err, _INF, room)
@@ -213,7 +232,7 @@ def estimate_run(view, scratch, queries, centroid, run, blocks, bound, estimates
                     estimate, error = _INF, _INF
                 elif extra_bytes > 0:
                     extra = run + blocks * block_bytes + at * extra_bytes
-                    estimate, error = refine(view, scratch, block, place, extra, g_add, g_err)
+                    estimate, error = refine(view, scratch, block, place, extra, g_add, g_full)
                 estimates[i, at] = estimate
                 errors[i, at] = error
     return -1

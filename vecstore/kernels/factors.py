@@ -57,7 +57,7 @@ def factors(metric, prepared, centroid, dim, square, dot, cross, norm, width):
     f_err = _ZERO
     if square > _ZERO:
         spread = np.float32(1.0)
-        if dot > _COSINE_MIN * np.sqrt(square * norm):
+        if dot > _COSINE_MIN * np.sqrt(square) * np.sqrt(norm):
             ratio = square / dot
             spread = max(_ZERO, ratio * norm / dot - np.float32(1.0))
             f_add = ratio * cross

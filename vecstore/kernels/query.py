@@ -58,6 +58,8 @@ STEPS = np.float32(2 ** (PLANES - 1) - 1)
 """Steps of a query coordinate on either side of zero, as bit planes."""
 BYTE_STEPS = np.float32(127)
 """The same as signed bytes."""
+SIGN_ERROR = np.float32(0.7555)
+"""Relative error of a 1-bit code: the tangent of its mean angle, sqrt(pi / 2 - 1)."""
 CODEWORDS = 256
 
 
@@ -122,14 +124,13 @@ def query_planes(rotated, padded, planes):
     Returns
     -------
     (float32, float32)
-        Value of one step, and half the sum of the coordinates.
+        Value of one step, and half the sum of the rounded coordinates: the same rounding on both
+        sides, so that it enters a product with signs of one half, not with bits.
     """
     largest = np.float32(0.0)
     total = np.float32(0.0)
     for i in range(padded):
-        value = load_f32(rotated, i)
-        total += value
-        largest = max(largest, abs(value))
+        largest = max(largest, abs(load_f32(rotated, i)))
     step = largest / STEPS
     inverse = np.float32(1.0) / step if step > np.float32(0.0) else np.float32(0.0)
     for word in range(padded // 64):
@@ -137,12 +138,13 @@ def query_planes(rotated, padded, planes):
             store_u64(planes, word * PLANES + plane, np.uint64(0))
         for j in range(64):
             value = np.floor(load_f32(rotated, word * 64 + j) * inverse + np.float32(0.5))
+            total += value
             bits = np.uint64(np.int64(value))
             for plane in range(PLANES):
                 at = word * PLANES + plane
                 bit = (bits >> np.uint64(plane)) & np.uint64(1)
                 store_u64(planes, at, load_u64(planes, at) | (bit << np.uint64(j)))
-    return step, np.float32(0.5) * total
+    return step, np.float32(0.5) * step * total
 
 
 @kernel
@@ -183,6 +185,25 @@ def query_tables(view, parted, tables):
 
 
 @kernel
+def _rounding(step, error, width):
+    """Variance of a rounded query's products, as a square that is added to its distance.
+
+    A code's error at distance x is `error` * x spread over `width` dimensions; rounding adds
+    step^2 / 12 in each, as if x^2 were larger by what is returned.
+    """
+    share = step / error
+    return share * share * np.float32(width - 1) / np.float32(12.0)
+
+
+@kernel
+def _sum(values, count):
+    total = np.float32(0.0)
+    for i in range(count):
+        total += load_f32(values, i)
+    return total
+
+
+@kernel
 def make_query(view, scratch):
     """Derive from the prepared query all that routing and the posting codec need."""
     padded = view[PADDED]
@@ -195,8 +216,8 @@ def make_query(view, scratch):
     store_f32(facts, PLANE_SHIFT, shift)
     store_f32(facts, CODE_SCALE, scale)
     store_f32(facts, CODE_SHIFT, shift)
-    store_f32(facts, HALF_SUM, shift)
-    store_f32(facts, ROUNDING, np.float32(0.0))
+    store_f32(facts, HALF_SUM, np.float32(0.5) * _sum(rotated, padded))
+    store_f32(facts, ROUNDING, _rounding(scale, SIGN_ERROR, padded))
     store_f32(facts, LENGTH, np.sqrt(inner_product(query, query, view[DIM])))
     codec = view[CODEC]
     if codec in (INT8, INT4):
@@ -204,10 +225,11 @@ def make_query(view, scratch):
         middle = np.float32(127.5) if codec == INT8 else np.float32(7.5)
         store_f32(facts, CODE_SCALE, step)
         store_f32(facts, CODE_SHIFT, middle * step * total)
-        share = step / bits_float(np.uint32(view[GRID_ERROR]))
-        store_f32(facts, ROUNDING, share * share * np.float32(padded - 1) / np.float32(12.0))
+        error = bits_float(np.uint32(view[GRID_ERROR]))
+        store_f32(facts, ROUNDING, _rounding(step, error, padded))
     elif codec == PQ:
         part_centred(view, query, scratch[PARTED])
         query_tables(view, scratch[PARTED], scratch[TABLES])
         store_f32(facts, CODE_SCALE, np.float32(1.0))
         store_f32(facts, CODE_SHIFT, np.float32(0.0))
+        store_f32(facts, ROUNDING, np.float32(0.0))

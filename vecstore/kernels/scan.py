@@ -125,6 +125,7 @@ def scan_posting(
     following,
     g_add,
     g_err,
+    g_full,
     rows,
     distances,
     count,
@@ -196,7 +197,7 @@ def scan_posting(
                 if extra_bytes > 0:
                     counters[COUNT_REFINED] += 1
                     own = extra + r * extra_bytes
-                    estimate, error = refine(view, scratch, block, r, own, g_add, g_err)
+                    estimate, error = refine(view, scratch, block, r, own, g_add, g_full)
                 waiting = _keep_bounded(view, scratch, waiting, k, row, estimate, error, kth)
                 kth = threshold(scratch, above, distances, count)
             block += block_bytes

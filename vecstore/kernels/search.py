@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.kernels.cache import kernel
-from vecstore.kernels.estimate import error_factor
+from vecstore.kernels.estimate import error_factors
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
 from vecstore.kernels.rows import rerank, scan_log, scan_raw
@@ -55,7 +55,8 @@ def _search_index(view, scratch, effort, counters, rows, distances):
         if probed > 0 and enough and (probed >= probes or g_add > limit):
             break
         following, next_ordinal, left = next_posting(scratch, left)
-        g_err = error_factor(view, scratch, g_add, view[CENTROIDS] + 4 * view[DIM] * ordinal, bound)
+        centroid = view[CENTROIDS] + 4 * view[DIM] * ordinal
+        g_err, g_full = error_factors(view, scratch, g_add, centroid, bound)
         if probed == 0:
             limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
             if not above:
@@ -68,6 +69,7 @@ def _search_index(view, scratch, effort, counters, rows, distances):
             next_ordinal,
             g_add,
             g_err,
+            g_full,
             rows,
             distances,
             count,
