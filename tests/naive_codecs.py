@@ -241,7 +241,7 @@ class Oracle:
         return turned, np.floor(turned / np.where(step > 0, step, 1) + 0.5) * step, step
 
     def products(self, queries: Any, x: F64) -> tuple[F64, F64]:
-        """Products of queries with codes, and what a coordinate rounded otherwise changes at most."""
+        """Products of queries with codes, and what one coordinate rounded otherwise changes."""
         _, rounded, step = self.round_queries(queries)
         return rounded @ x.T, step * float(np.abs(x).max(initial=0))
 
