@@ -81,7 +81,11 @@ def test_given_queries(path: Path, metric: str) -> None:
 def test_the_quickest_that_meets_the_target_wins(path: Path) -> None:
     with sound_store(path) as store:
         tuning = loaded(store).tune(recall=0.9, codecs=CODECS)
-        meeting = [one for one in tuning.candidates if one.meets_recall and one.fits]
+        first: dict[str, Candidate] = {}
+        for one in tuning.candidates:
+            if one.meets_recall and one.fits:
+                first.setdefault(one.codec, one)
+        meeting = list(first.values())
         quickest = min(one.microseconds for one in meeting)
         assert tuning.chosen.microseconds <= 1.03 * quickest
         level = [one for one in meeting if one.microseconds <= 1.03 * quickest]

@@ -111,8 +111,20 @@ def fits(ram_bytes: int, disk_bytes: int, request: Request) -> bool:
     )
 
 
+def _cheapest_meeting(candidates: list[Candidate], fitting: list[int]) -> list[int]:
+    """Of each codec the first candidate that meets the target: queries will use that effort."""
+    places: dict[str, int] = {}
+    for place in fitting:
+        if candidates[place].meets_recall:
+            places.setdefault(candidates[place].codec, place)
+    return list(places.values())
+
+
 def best(candidates: list[Candidate], request: Request, left_out: dict[str, int]) -> int:
-    """Place of the quickest candidate that meets the target; raises when none does."""
+    """Place of the quickest candidate that meets the target; raises when none does.
+
+    Candidates of one codec stand in the order of their cost.
+    """
     fitting = [place for place, one in enumerate(candidates) if one.fits]
     if not fitting:
         least_ram = min((one.ram_bytes for one in candidates), default=request.ram_bytes)
@@ -122,7 +134,7 @@ def best(candidates: list[Candidate], request: Request, left_out: dict[str, int]
             f"disk_bytes={request.disk_bytes}; the least of any are {least_ram} and {least_disk}. "
             f"Allow more, or store raw rows in a smaller form (raw='int8'). Nothing was changed."
         )
-    meeting = [place for place in fitting if candidates[place].meets_recall]
+    meeting = _cheapest_meeting(candidates, fitting)
     if not meeting:
         nearest = max((candidates[place] for place in fitting), key=lambda one: one.recall)
         raise TargetNotMetError(
