@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import clustering, directory, write
+from vecstore import clustering, directory, division, write
 from vecstore.collection import Collection
 
 E = TypeVar("E", bound=BaseException)
@@ -37,10 +37,13 @@ def small_limits(
     """Make few rows enough for everything that an index does.
 
     A call of `bulk` rows is a bulk load, more than `log` fresh rows are flushed, a posting aims at
-    `posting` rows; with `pages`, so many centroids already make two levels.
+    `posting` rows, and a tenant with twice as many has more than one; with `pages`, so many
+    centroids already make two levels.
     """
     patch.setattr(write, "BULK_ROWS_MIN", bulk)
     patch.setattr(write, "LOG_ROWS_MAX", log)
+    patch.setattr(division, "LIST_BYTES_MAX", 48 * posting)
+    patch.setattr(division, "RUN_ROWS_MAX", 2 * posting)
     train_cell = clustering.train_cell
 
     def small_cell(x: Any, seed: int, *_: Any) -> Any:

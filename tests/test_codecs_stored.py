@@ -42,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def probe_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on queries read all postings with full bounds, whatever recall they ask for."""
-    monkeypatch.setattr(reader, "choose_effort", lambda *_: Effort(10**6, 1.0, 1e30))
+    monkeypatch.setattr(reader, "effort_of", lambda *_: Effort(10**6, 1.0, 1e30))
 
 
 def assert_answers(docs: vecstore.Collection, model: Model, reached: float) -> None:
@@ -113,6 +113,8 @@ def test_full_bounds_keep_the_neighbours(
 ) -> None:
     """Of few hits, of as many as have upper bounds kept (256), and of more; each row once."""
     monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 500)
+    monkeypatch.setattr("vecstore.division.RUN_ROWS_MAX", 500)
+    monkeypatch.setattr("vecstore.division.LIST_BYTES_MAX", 0)
     dim, n = 40, 2_000
     vectors, queries = normal(n + 20, dim) + np.float32(0.5), normal(15, dim, seed=1)
     with sound_store(tmp_path / "store") as store:

@@ -236,7 +236,7 @@ def test_calibration_that_was_put_off(tmp_path: Path, monkeypatch: pytest.Monkey
             def full(*_: Any) -> None:
                 raise vecstore.DiskFullError("No room for the calibration.")
 
-            patch.setattr("vecstore.write.calibrate", full)
+            patch.setattr("vecstore.indexing.calibrate", full)
             for start in (0, 20):
                 docs.upsert(range(start, start + 20), normal(20, DIM, seed=start))
             assert docs.stats()["maintenance"] == "No room for the calibration."

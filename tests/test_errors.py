@@ -230,6 +230,8 @@ def test_dropped_collection(path: Path) -> None:
 
 def test_drop_frees_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 40)
+    monkeypatch.setattr("vecstore.division.RUN_ROWS_MAX", 40)
+    monkeypatch.setattr("vecstore.division.LIST_BYTES_MAX", 0)
     with sound_store(tmp_path / "store") as store:
         for name in ("a", "b"):
             store.collection(name, dim=4).upsert(range(100), normal(100, 4))

@@ -45,6 +45,8 @@ def test_recall_on_real_data(
 ) -> None:
     """Against the vectors as they were given: little is lost by rounding them."""
     monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 500)
+    monkeypatch.setattr("vecstore.division.RUN_ROWS_MAX", 500)
+    monkeypatch.setattr("vecstore.division.LIST_BYTES_MAX", 0)
     base, asked = small_set.base, small_set.query
     with sound_store(tmp_path / "s") as store:
         docs = store.collection("docs", dim=small_set.dim, metric=small_set.metric, raw=raw)

@@ -29,6 +29,8 @@ MARGIN = 0.02
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vecstore.Store]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vecstore.write.BULK_ROWS_MIN", 500)
+        patch.setattr("vecstore.division.RUN_ROWS_MAX", 500)
+        patch.setattr("vecstore.division.LIST_BYTES_MAX", 0)
         with sound_store(tmp_path_factory.mktemp("recall") / "store") as opened:
             yield opened
 
@@ -143,7 +145,7 @@ def test_given_neighbours(store: vecstore.Store, small_set: SmallSet, metric: st
 def probe_everything(docs: vecstore.Collection, patch: pytest.MonkeyPatch) -> None:
     """From now on read all postings, with full bounds."""
     everything = Effort(docs.stats()["postings"] * 2, 1.0, 1e30)
-    patch.setattr(reader, "choose_effort", lambda *_: everything)
+    patch.setattr(reader, "effort_of", lambda *_: everything)
 
 
 @pytest.mark.parametrize("codec", ["auto", "float32"])
@@ -210,6 +212,8 @@ def test_recall_after_growth(
 ) -> None:
     """Half by bulk, then flushes, deletes and replacements: what is asked for still holds."""
     monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 400)
+    monkeypatch.setattr("vecstore.division.RUN_ROWS_MAX", 400)
+    monkeypatch.setattr("vecstore.division.LIST_BYTES_MAX", 0)
     monkeypatch.setattr("vecstore.write.LOG_ROWS_MAX", 150)
     n = len(small_set.base)
     half = n // 2

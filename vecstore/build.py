@@ -1,9 +1,9 @@
-"""Training an index and writing it: clustering, homes, raw rows, postings, directory.
+"""Writing what was divided: raw rows, postings, directories.
 
-One pipeline serves the first bulk load, a later one, a flush of the row log and a retraining:
-rows that are stored already keep their numbers, new rows get theirs in posting order, so that
-rows that are reranked together share pages.  Input is read in blocks; beside it, a build holds
-some 150 bytes per row and one cell's rows.
+One pipeline serves the first bulk load, a later one, a flush of the row log and a retraining,
+for one tenant or many: rows that are stored already keep their numbers, new rows get theirs in
+the order of tenants and postings, so that rows that are reranked together share pages.  Input is
+read in blocks; beside it, a build holds some 150 bytes per row and one cell's rows.
 
 Nothing here touches LMDB.  `Built` lists extents that are whole and synced; the caller
 publishes them in one transaction, or `Built.abandon` removes them.
@@ -14,24 +14,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import clustering
-from vecstore.clustering import Progress, Tree
+from vecstore.clustering import Progress
 from vecstore.codecs import Codec, Model, train_model
-from vecstore.config import CHUNK_ROWS, POSTING_ROWS_MAX
-from vecstore.directory import Directory, write_directory
+from vecstore.config import CHUNK_ROWS
+from vecstore.directory import write_directories
+from vecstore.division import Assignment, draw
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
-from vecstore.layout import TENANT_NONE, ExtentRecord, Section, align, get_bits
-from vecstore.postings import group, write_postings
+from vecstore.layout import ExtentRecord, Section, align, get_bits
+from vecstore.postings import Postings, group, write_postings
 from vecstore.rawrows import extent_rows, write_rows
 from vecstore.row_source import Rows
 from vecstore.snapshot import Snapshot
+from vecstore.tenant_view import TenantView
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -40,32 +41,6 @@ U32 = NDArray[np.uint32]
 U8 = NDArray[np.uint8]
 CODEBOOK_ROWS = 65_536
 """Rows that codebooks are trained on."""
-SPREAD_ROWS = 2_048
-"""Rows whose distances to their centroids tell how well these fit."""
-
-
-@dataclass(frozen=True)
-class Leaves:
-    """Postings that rows are encoded into.
-
-    Attributes
-    ----------
-    centroids : float32 (postings, dim)
-    numbers : uint32 (postings,)
-        Posting numbers, ascending.
-    model : Model
-        Of the posting codec.
-    """
-
-    centroids: F32
-    numbers: U32
-    model: Model
-
-    @classmethod
-    def of(cls, directory: Directory) -> Leaves:
-        """Take those of a directory."""
-        centroids = np.ascontiguousarray(directory.centroids)
-        return cls(centroids, np.ascontiguousarray(directory.postings), directory.model)
 
 
 @dataclass
@@ -78,17 +53,14 @@ class Built:
         Records by extent number.
     numbers : uint32 (new rows,)
         Row number of each new row, in input order.
-    postings : int
-        Postings of the directory; 0 when the present one stays.
-    spread : float
-        Mean squared distance of the rows to the centroids of their postings.
+    directory : int
+        Extent of new directories; 0 when there are none.
     """
 
     identity: Identity
     extents: dict[int, ExtentRecord] = field(default_factory=dict)
     numbers: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
-    postings: int = 0
-    spread: float = 0.0
+    directory: int = 0
 
     def open(self, number: int) -> Extent:
         """Map an extent that was just written."""
@@ -108,7 +80,7 @@ class Builder:
     ----------
     identity : Identity
     codec : Codec
-        Of postings that are trained.
+        Of the postings.
     next_extent : callable
         Gives a new extent number.
     pool : ThreadPoolExecutor
@@ -132,73 +104,81 @@ class Builder:
         self._progress = progress
         self._codec = codec
 
-    def train(
+    def write(
         self,
         rows: Rows,
         stored_numbers: U32,
         first_row: int,
-        first_posting: int,
+        owners: U32,
         ids: Sequence[Any] | I64,
+        assignments: Sequence[Assignment],
+        model: Model | None,
     ) -> Built:
-        """Cluster all rows afresh; write new raw rows, all postings and a directory."""
-        tree = clustering.train_tree(rows, self._record.seed, self._pool, self._progress)
-        homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
-        homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
-        numbers = np.arange(first_posting, first_posting + len(tree.leaves), dtype=np.uint32)
-        leaves = Leaves(tree.leaves, numbers, self._train_model(rows, tree, homes))
-        with self._building() as built:
-            built.postings = len(numbers)
-            built.spread = self._spread(rows, leaves.centroids, homes)
-            self._write(built, rows, stored_numbers, first_row, homes, ids, leaves)
-            self._put_directory(built, leaves)
-        return built
+        """Write new rows in posting order, all postings, and directories of those trained.
 
-    def append(
-        self,
-        rows: Rows,
-        stored_numbers: U32,
-        first_row: int,
-        directory: Directory,
-        ids: Sequence[Any] | I64,
-    ) -> Built:
-        """Give rows homes among the present postings; write raw rows and fragments."""
-        leaves = Leaves.of(directory)
-        tree, ordinals = self._regroup(rows, leaves.centroids)
-        homes = clustering.assign_homes(rows, tree, self._pool, self._progress)
-        homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
-        with self._building() as built:
-            built.spread = self._spread(rows, leaves.centroids, homes)
-            self._write(built, rows, stored_numbers, first_row, homes, ids, leaves)
-        return built
-
-    @contextmanager
-    def _building(self) -> Iterator[Built]:
-        """Begin extents; remove them when anything fails."""
-        built = Built(self._identity)
-        try:
-            yield built
-        except BaseException:
-            built.abandon()
-            raise
-
-    def _regroup(self, rows: Rows, centroids: F32) -> tuple[Tree, I64]:
-        """Group present centroids into cells, so that homes are found cell by cell.
-
-        Returns
-        -------
-        Tree, and the ordinal that each of its leaves had before.
+        Parameters
+        ----------
+        rows : Rows
+        stored_numbers : uint32 (stored,)
+            Row numbers of the stored ones.
+        first_row : int
+            Number of the first new row, a multiple of `CHUNK_ROWS`.
+        owners : uint32 (new rows,)
+            Tenant of each new row.
+        ids : int64 array or list of str
+            Of the new rows.
+        assignments : sequence of Assignment
+            By ascending tenant; every new row is in that of its owner.
+        model : Model, optional
+            What the codec learned before; without, it is trained.
         """
-        count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
-        cells = clustering.kmeans(
-            centroids, count, self._record.seed, clustering.TRAIN_ROWS_PER_CELL
-        )
-        leaf_cell = clustering.nearest(centroids, cells)[1][:, 0]
-        ordinals = np.argsort(leaf_cell, kind="stable")
-        first_leaf = np.zeros(len(cells) + 1, np.int64)
-        first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))
-        order, cell_first = clustering.assign_cells(rows, cells, self._pool, self._progress)
-        leaves = np.ascontiguousarray(centroids[ordinals])
-        return Tree(cells, first_leaf, leaves, order, cell_first), ordinals
+        first_postings = np.zeros(len(assignments) + 1, np.int64)
+        first_postings[1:] = np.cumsum([len(one.leaves.numbers) for one in assignments])
+        if model is None:
+            model = self._train_model(rows, assignments)
+        with self._building() as built:
+            order = self._posting_order(rows, owners, assignments, first_postings)
+            built.numbers = np.empty(rows.fresh_count, np.uint32)
+            built.numbers[order] = np.arange(
+                first_row, first_row + rows.fresh_count, dtype=np.uint32
+            )
+            in_order = (
+                ids[order] if isinstance(ids, np.ndarray) else [ids[i] for i in order.tolist()]
+            )
+
+            def take(start: int, end: int) -> U8:
+                return rows.form.encode(rows.take_raw(order[start:end] + rows.stored))
+
+            inserted = (first_row + order).astype(np.uint32)
+            self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
+            numbers = np.concatenate([stored_numbers, built.numbers])
+            addresses = np.concatenate(
+                [rows.stored_addresses, self._new_addresses(built, first_row)]
+            )
+            self._put_postings(built, model, assignments, first_postings, numbers, addresses)
+            self._put_directories(built, model, assignments)
+        return built
+
+    def rewrite(self, snapshot: Snapshot, tenant: TenantView) -> Built:
+        """Write all postings of the only tenant anew, each as one run, with this codec.
+
+        Postings, centroids and rows stay what they are; entries of dead rows are left out.
+        """
+        directory = tenant.index.directory
+        assert directory is not None, "a tenant without a directory has no postings to rewrite"
+        old_codec = snapshot.extents.codec
+        ordinals, entries = tenant.index.entries(old_codec.block_bytes(self._record.dim))
+        live = get_bits(snapshot.live, entries)
+        numbers, places = np.unique(entries[live], return_inverse=True)
+        homes = ordinals[live].astype(np.int32)
+        rows = Rows(self._identity, snapshot.addresses(numbers), None)
+        one = Assignment(directory.leaves, places.astype(np.int64), homes[:, None], True)
+        model = self._train_model(rows, [one])
+        with self._building() as built:
+            bounds = np.array([0, len(directory.postings)])
+            self._put_postings(built, model, [one], bounds, numbers, rows.stored_addresses)
+            self._put_directories(built, model, [one])
+        return built
 
     def store_log(self, snapshot: Snapshot) -> Built:
         """Write the fresh rows of a snapshot as a raw extent under their own numbers."""
@@ -222,101 +202,108 @@ class Builder:
             self._write_raw(built, first, total, take, ids, None)
         return built
 
-    def rewrite(self, snapshot: Snapshot, directory: Directory) -> Built:
-        """Write all postings of a snapshot anew, each as one run, with this codec.
+    @contextmanager
+    def _building(self) -> Iterator[Built]:
+        """Begin extents; remove them when anything fails."""
+        built = Built(self._identity)
+        try:
+            yield built
+        except BaseException:
+            built.abandon()
+            raise
 
-        Postings, centroids and rows stay what they are; entries of dead rows are left out.
-        """
-        first, rows = _entries(snapshot, directory)
-        addresses = snapshot.addresses(rows)
-        old = Leaves.of(directory)
-        sample = _sample(len(rows), CODEBOOK_ROWS if self._codec.parts else 0, self._record.seed)
-        homes = np.searchsorted(first, sample, side="right") - 1
-        model = train_model(
-            self._codec,
-            self._record.metric,
-            self._record.seed,
-            np.ascontiguousarray(old.model.centre),
-            Rows(self._identity, addresses, None).take(sample) - old.centroids[homes],
-        )
-        leaves = replace(old, model=model)
-        with self._building() as built:
-            built.postings = len(leaves.numbers)
-            self._put_postings(built, leaves, first, rows, addresses)
-            self._put_directory(built, leaves)
-        return built
+    def _train_model(self, rows: Rows, assignments: Sequence[Assignment]) -> Model:
+        """Train the codec on residuals of a sample of rows, those of the only tenant."""
+        seed, metric = self._record.seed, self._record.metric
+        one = assignments[0]
+        residuals = np.empty((0, self._record.dim), np.float32)
+        if self._codec.parts:
+            sample = draw(len(one.places), CODEBOOK_ROWS, seed)
+            centroids = one.leaves.centroids[one.homes[sample, 0]]
+            residuals = rows.take(one.places[sample]) - centroids
+        return train_model(self._codec, metric, seed, one.leaves.centre, residuals)
 
-    def _spread(self, rows: Rows, centroids: F32, homes: I32) -> float:
-        """Mean squared distance of a sample of rows to their first centroids."""
-        sample = _sample(rows.n, SPREAD_ROWS, self._record.seed)
-        apart = rows.take(sample) - centroids[homes[sample, 0]]
-        return float(np.einsum("ij,ij->i", apart, apart).mean())
-
-    def _train_model(self, rows: Rows, tree: Tree, homes: I32) -> Model:
-        """Train the codec on residuals of a sample of rows."""
-        seed = self._record.seed
-        sample = _sample(rows.n, CODEBOOK_ROWS if self._codec.parts else 0, seed)
-        residuals = rows.take(sample) - tree.leaves[homes[sample, 0]]
-        centre = tree.leaves.mean(axis=0, dtype=np.float32)
-        return train_model(self._codec, self._record.metric, seed, centre, residuals)
-
-    def _write(
+    def _posting_order(
         self,
-        built: Built,
         rows: Rows,
-        stored_numbers: U32,
-        first_row: int,
-        homes: I32,
-        ids: Sequence[Any] | I64,
-        leaves: Leaves,
-    ) -> None:
-        """Write new rows in posting order, then all rows' codes."""
-        order = np.argsort(homes[rows.stored :, 0], kind="stable")
-        built.numbers = np.empty(rows.fresh_count, np.uint32)
-        built.numbers[order] = np.arange(first_row, first_row + rows.fresh_count, dtype=np.uint32)
-        in_order = ids[order] if isinstance(ids, np.ndarray) else [ids[i] for i in order.tolist()]
-
-        def take(start: int, end: int) -> U8:
-            return rows.form.encode(rows.take_raw(order[start:end] + rows.stored))
-
-        inserted = (first_row + order).astype(np.uint32)
-        self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
-        numbers = np.concatenate([stored_numbers, built.numbers])
-        addresses = np.concatenate([rows.stored_addresses, self._new_addresses(built, first_row)])
-        first, members = group(homes, np.arange(rows.n, dtype=np.uint32), len(leaves.numbers))
-        self._put_postings(built, leaves, first, numbers[members], addresses[members])
+        owners: U32,
+        assignments: Sequence[Assignment],
+        first_postings: I64,
+    ) -> I64:
+        """New rows by the first posting that they have with their owner."""
+        home = np.empty(rows.fresh_count, np.int64)
+        for one, base in zip(assignments, first_postings, strict=False):
+            new = one.places >= rows.stored
+            places = one.places[new] - rows.stored
+            own = owners[places] == one.leaves.tenant
+            home[places[own]] = base + one.homes[new, 0][own]
+        return np.argsort(home, kind="stable")
 
     def _put_postings(
-        self, built: Built, leaves: Leaves, first: I64, rows: U32, addresses: I64
+        self,
+        built: Built,
+        model: Model,
+        assignments: Sequence[Assignment],
+        first_postings: I64,
+        numbers: U32,
+        addresses: I64,
     ) -> None:
-        self._progress("postings", 0, len(rows))
+        total = sum(len(one.places) for one in assignments)
+        self._progress("postings", 0, total)
+        count = int(first_postings[-1])
+        counts = np.diff(first_postings)
+        tenants = np.repeat([one.leaves.tenant for one in assignments], counts)
+        centres = np.repeat([one.leaves.centre.ctypes.data for one in assignments], counts)
+        listed = np.repeat([one.leaves.listed for one in assignments], counts)
+        no_centroid = np.zeros((1, self._record.dim), np.float32)
+        centroids = [
+            no_centroid if one.leaves.listed else one.leaves.centroids for one in assignments
+        ]
+        first = np.zeros(count + 1, np.int64)
+        members, end = [np.zeros(0, np.int64)], 0
+        for one, base in zip(assignments, first_postings.tolist(), strict=False):
+            entries = np.arange(len(one.places), dtype=np.uint32)
+            own_first, own = group(one.homes, entries, len(one.leaves.numbers))
+            first[base + 1 : base + len(own_first)] = end + own_first[1:]
+            members.append(one.places[own])
+            end += len(own)
+        places = np.concatenate(members)
         number = self._next_extent()
         built.extents[number] = write_postings(
             self._identity.folder,
             number,
             self._record.number,
-            TENANT_NONE,
-            leaves.model,
+            model,
             self._identity.form.number,
-            leaves.centroids,
-            leaves.numbers,
-            first,
-            rows,
-            addresses,
+            Postings(
+                tenants.astype(np.uint32),
+                np.concatenate([one.leaves.numbers for one in assignments]),
+                np.ascontiguousarray(
+                    centroids[0] if len(centroids) == 1 else np.concatenate(centroids)
+                ),
+                centres.astype(np.int64),
+                listed,
+                first,
+                numbers[places],
+                addresses[places],
+            ),
             self._pool,
         )
-        self._progress("postings", len(rows), len(rows))
+        self._progress("postings", total, total)
 
-    def _put_directory(self, built: Built, leaves: Leaves) -> None:
-        number = self._next_extent()
-        built.extents[number] = write_directory(
+    def _put_directories(
+        self, built: Built, model: Model, assignments: Sequence[Assignment]
+    ) -> None:
+        trained = [one.leaves for one in assignments if one.trained]
+        if not trained:
+            return
+        built.directory = self._next_extent()
+        built.extents[built.directory] = write_directories(
             self._identity.folder,
-            number,
+            built.directory,
             self._record.number,
-            TENANT_NONE,
-            leaves.model,
-            leaves.centroids,
-            leaves.numbers,
+            model,
+            trained,
             self._record.seed,
         )
 
@@ -363,27 +350,6 @@ class Builder:
                 ids[start:end],
                 None if inserted is None else inserted[start:end],
             )
-
-
-def _sample(n: int, count: int, seed: int) -> I64:
-    """Draw up to `count` of n places, ascending."""
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(n, min(n, count), replace=False)).astype(np.int64)
-
-
-def _entries(snapshot: Snapshot, directory: Directory) -> tuple[I64, U32]:
-    """Live entries of all postings, base and fragments together; see `vecstore.postings.group`."""
-    block_bytes = snapshot.extents.codec.block_bytes(snapshot.identity.record.dim)
-    ordinals, rows = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
-    for part in snapshot.extents.postings:
-        places = np.searchsorted(directory.postings, part.runs["posting"])
-        for run, ordinal in enumerate(places.tolist()):
-            own = part.entries(run, block_bytes)
-            rows.append(own)
-            ordinals.append(np.full(len(own), ordinal))
-    all_rows, home = np.concatenate(rows), np.concatenate(ordinals)
-    live = get_bits(snapshot.live, all_rows)
-    return group(home[live, None].astype(np.int32), all_rows[live], len(directory.postings))
 
 
 def next_chunk(row: int) -> int:

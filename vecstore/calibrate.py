@@ -8,6 +8,7 @@ postings, rows and reranks, not timed, so a busy machine does not change the out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import faiss
@@ -17,26 +18,31 @@ from numpy.typing import NDArray
 from vecstore.clustering import Progress, blocks
 from vecstore.codecs import Codec
 from vecstore.config import BLOCK_ROWS, Effort, Metric
-from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
 from vecstore.kernels.encode import exact_pairs
-from vecstore.layout import NO_ROW, EffortRecord
+from vecstore.layout import NO_ROW, TENANT_NONE, EffortRecord
 from vecstore.row_source import Rows, normalised
 from vecstore.search import Searcher, effort_array
-from vecstore.snapshot import Snapshot
-from vecstore.storage import Environment
+from vecstore.tenant_view import TenantView
+from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 
 QUERIES = 600
+TENANT_QUERIES = 128
 K = 10
 BOUNDS = (0.35, 0.5, 0.7, 1.0, 1.4)
 SPREADS = (0.5, 1.0, 1e9)
+TENANT_SPREADS = (1.0, 1e9)
+"""One of many tenants is measured with less: there may be thousands."""
 PROBES_MAX = 1_024
 PROBES_SURE = 16
+SINGLE_BOUND = 1.5
+"""Share of the error bound for a posting that is scanned whole: the answer is exact but for rows
+that their codes misjudge by three standard errors."""
 GAIN_MIN = 0.0005
 """A series of more and more probes ends when the last step gained less than this."""
 COST_POSTING_NS = 120.0
@@ -157,8 +163,8 @@ def _probe_counts(postings: int) -> list[int]:
     return [*counts, min(postings, PROBES_MAX)]
 
 
-def _all_rows(snapshot: Snapshot) -> tuple[U32, Rows]:
-    numbers = snapshot.live_rows()
+def _all_rows(tenant: TenantView) -> tuple[U32, Rows]:
+    numbers, snapshot = tenant.row_numbers(), tenant.snapshot
     return numbers, Rows(snapshot.identity, snapshot.addresses(numbers), None)
 
 
@@ -176,44 +182,49 @@ def _workload(
     return Workload(queries, limits, own, wanted, source)
 
 
-def held_out(snapshot: Snapshot, count: int, k: int, progress: Progress) -> Workload | None:
-    """Sample rows of the collection as queries; None when there are fewer than two."""
-    numbers, rows = _all_rows(snapshot)
+def held_out(tenant: TenantView, count: int, k: int, progress: Progress) -> Workload | None:
+    """Sample rows of a tenant as queries; None when there are fewer than two."""
+    numbers, rows = _all_rows(tenant)
     wanted = min(k, rows.n - 1)
     if wanted < 1:
         return None
-    rng = np.random.default_rng(snapshot.identity.record.seed)
+    rng = np.random.default_rng(tenant.snapshot.identity.record.seed)
     picks = np.sort(rng.choice(rows.n, min(count, rows.n), replace=False))
     queries = rows.take_raw(picks)
-    source = f"{len(picks)} rows of the collection, each without itself"
+    whose = "the collection" if tenant.number == TENANT_NONE else "the tenant"
+    source = f"{len(picks)} rows of {whose}, each without itself"
     return _workload(numbers, rows, queries, numbers[picks], wanted, source, progress)
 
 
-def given(snapshot: Snapshot, queries: F32, k: int, progress: Progress) -> Workload:
+def given(tenant: TenantView, queries: F32, k: int, progress: Progress) -> Workload:
     """Take the user's queries, float32 (n, dim)."""
-    numbers, rows = _all_rows(snapshot)
+    numbers, rows = _all_rows(tenant)
     own = np.full(len(queries), NO_ROW, np.uint32)
     source = f"{len(queries)} queries that were given"
     return _workload(numbers, rows, queries, own, min(k, rows.n), source, progress)
 
 
 def measure(
-    snapshot: Snapshot, searcher: Searcher, workload: Workload, progress: Progress
+    tenant: TenantView,
+    searcher: Searcher,
+    workload: Workload,
+    progress: Progress,
+    spreads: Sequence[float] = SPREADS,
 ) -> list[Measured]:
     """Measure the grid of efforts; return those that no cheaper one beats, by recall."""
     measured: list[Measured] = []
-    counts = _probe_counts(int(snapshot.view[v.POSTINGS]))
-    codec = snapshot.extents.codec
+    counts = _probe_counts(int(tenant.view[v.POSTINGS]))
+    codec = tenant.snapshot.extents.codec
     bounds: tuple[float, ...] = BOUNDS
     if codec.kind == v.FLOAT32:  # has no error to bound
         bounds = (1.0,)
     elif codec.kind != v.RABITQ or codec.bits > 1:  # has little
-        bounds = BOUNDS[::2]
-    series = [(bound, spread) for bound in bounds for spread in SPREADS]
+        bounds = BOUNDS[:-1]
+    series = [(bound, spread) for bound in bounds for spread in spreads]
     for done, (bound, spread) in enumerate(series):
         best = 0.0
         for probes in counts:
-            tried = measure_one(snapshot, searcher, workload, Effort(probes, bound, spread))
+            tried = measure_one(tenant, searcher, workload, Effort(probes, bound, spread))
             measured.append(tried)
             if probes >= PROBES_SURE and tried.sure < best + GAIN_MIN:
                 break
@@ -223,12 +234,12 @@ def measure(
 
 
 def measure_one(
-    snapshot: Snapshot, searcher: Searcher, workload: Workload, effort: Effort
+    tenant: TenantView, searcher: Searcher, workload: Workload, effort: Effort
 ) -> Measured:
     """Measure one effort on all queries."""
     n = len(workload.queries)
-    settings = effort_array(effort, snapshot)
-    rows, distances, counters = searcher.many(snapshot, settings, workload.queries, workload.k)
+    settings = effort_array(effort)
+    rows, distances, counters = searcher.many(tenant, settings, workload.queries, workload.k)
     shares = workload.recalls(rows, distances)
     return Measured(
         effort,
@@ -237,7 +248,7 @@ def measure_one(
         float(counters[v.COUNT_POSTINGS] / n),
         float(counters[v.COUNT_ROWS] / n),
         float(counters[v.COUNT_RERANKED] / n),
-        _cost(counters, snapshot.extents.codec, snapshot.identity.record.dim) / n,
+        _cost(counters, tenant.snapshot.extents.codec, tenant.snapshot.identity.record.dim) / n,
     )
 
 
@@ -270,24 +281,21 @@ def calibration_note(workload: Workload, rows: int) -> str:
     )
 
 
-def calibrate(
-    environment: Environment,
-    identity: Identity,
-    snapshot: Snapshot,
-    searcher: Searcher,
-    progress: Progress,
-) -> None:
-    """Measure and store the calibration of a collection that was just trained."""
-    workload = held_out(snapshot, QUERIES, K, progress)
-    efforts = [] if workload is None else measure(snapshot, searcher, workload, progress)
-    with environment.write() as transaction:
-        edit = Edit(transaction, identity)
-        edit.state.calibration = [effort.record() for effort in efforts]
-        edit.state.calibration_k = K
-        edit.state.calibration_note = (
-            "a single row"
-            if workload is None
-            else calibration_note(workload, snapshot.state.live_rows)
+def calibrate(writing: Writing, tenant: TenantView, progress: Progress) -> None:
+    """Measure and store the calibration of a tenant whose postings are new."""
+    alone = tenant.number == TENANT_NONE
+    queries, spreads = (QUERIES, SPREADS) if alone else (TENANT_QUERIES, TENANT_SPREADS)
+    workload = held_out(tenant, queries, K, progress)
+    efforts = []
+    if workload is not None:
+        efforts = measure(tenant, writing.searcher, workload, progress, spreads)
+    with writing.environment.write() as transaction:
+        edit = Edit(transaction, writing.identity)
+        record = edit.tenant(tenant.number)
+        record.calibration = [effort.record() for effort in efforts]
+        record.calibration_k = K
+        record.calibration_note = (
+            "a single row" if workload is None else calibration_note(workload, tenant.rows)
         )
         edit.finish()
 
@@ -311,5 +319,18 @@ def choose_effort(
     return Effort(round(chosen.probes * grown), chosen.bound, chosen.spread * grown)
 
 
+SINGLE_EFFORT = Effort(probes=1, bound=SINGLE_BOUND, spread=SPREADS[-1])
+"""Serves a single posting, which is scanned whole."""
 DEFAULT_EFFORT = Effort(probes=64, bound=1.0, spread=SPREADS[-1])
 """Serves in the moments between training and calibration."""
+
+
+def effort_of(tenant: TenantView, recall: float, k: int) -> Effort | None:
+    """Effort for a recall over a tenant's index; None asks for an exact scan."""
+    directory = tenant.index.directory
+    if recall >= 1.0 or directory is None or directory.listed:
+        return None
+    if len(directory.postings) == 1:
+        return SINGLE_EFFORT
+    record = tenant.record
+    return choose_effort(record.calibration, recall, k, record.calibration_k)

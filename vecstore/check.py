@@ -6,6 +6,7 @@ The walk holds one row-sized table per collection and never all vectors.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,18 +17,27 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.codecs import Codec, find_codec
-from vecstore.config import POSTING_ROWS_MAX
+from vecstore.config import POSTING_ROWS_MAX, RUN_ROWS_MAX
+from vecstore.directory import Directories
 from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.kernels.encode import gather_rows
-from vecstore.layout import CollectionRecord, ExtentKind, Kind, Section
+from vecstore.layout import (
+    TENANT_NONE,
+    CollectionRecord,
+    ExtentKind,
+    Kind,
+    Section,
+    TenantRecord,
+)
 from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
 from vecstore.snapshot import Snapshot, read_state, scan, take_snapshot
 from vecstore.storage import Environment
+from vecstore.tenant_view import TenantView, open_tenant
 
 U32 = NDArray[np.uint32]
 
@@ -104,8 +114,7 @@ def _check_collection(
     return [
         *_check_ids(transaction, snapshot),
         *_check_facts(transaction, snapshot),
-        *_check_postings(snapshot),
-        *_check_directory(snapshot),
+        *_check_tenants(transaction, snapshot),
     ]
 
 
@@ -121,6 +130,10 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
         for page, found in enumerate(page_sums(rows)):
             if page >= len(sums) or found != sums[page]:
                 yield Violation("checksums", where, f"page {page} of raw rows")
+    if extent.kind == ExtentKind.DIRECTORY:
+        directories = Directories(extent, codec, identity.record.metric)
+        for tenant in directories.tenants.tolist():
+            directories.find(tenant)
     if extent.kind == ExtentKind.POSTINGS:
         runs = PostingRuns(extent, codec.run_block_bytes(identity.record.dim))
         for run in range(len(runs.runs)):
@@ -129,37 +142,85 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
 
 
 def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Id -> row and row -> id agree, and so do the counts (invariants 2 and 5)."""
+    """Id -> row and row -> id agree, and so do grants and counts (invariants 2 and 5)."""
     identity = snapshot.identity
     collection = identity.record.number
     where = identity.name
     is_int = bool(snapshot.state.int_ids)
-    agreeing: list[int] = []
-    count = 0
-    prefix = layout.id_prefix(collection, layout.TENANT_NONE)
+    owned: dict[int, int] = {}
+    granted: list[tuple[int, int, int]] = []
+    start = len(layout.id_prefix(collection, TENANT_NONE))
     for key, value in scan(transaction, layout.key(collection, Kind.ID)):
-        count += 1
-        if not key.startswith(prefix):
-            yield Violation("ids-rows-agree", where, f"id key of an unknown tenant: {key!r}")
-            continue
-        row = int(layout.U32.unpack(value)[0])
-        public = layout.decode_id(key[len(prefix) :], is_int)
+        tenant = int(layout.U32.unpack_from(key, start - 4)[0])
+        row, owner = layout.unpack_id(value, tenant)
+        public = layout.decode_id(key[start:], is_int)
         if not snapshot.is_live(row):
             yield Violation("ids-rows-agree", where, f"id {public!r} points to dead row {row}")
         elif snapshot.id_of(row) != public:
             yield Violation(
                 "ids-rows-agree", where, f"row {row} has id {snapshot.id_of(row)!r}, not {public!r}"
             )
+        elif owner != tenant:
+            granted.append((row, owner, tenant))
+        elif row in owned:
+            yield Violation("ids-rows-agree", where, f"row {row} has two owners")
         else:
-            agreeing.append(row)
+            owned[row] = tenant
     seen = np.zeros_like(snapshot.live)
-    layout.set_bits(seen, np.array(agreeing, np.uint32), True)
+    layout.set_bits(seen, np.array(list(owned), np.uint32), True)
     orphans = int(np.bitwise_count(snapshot.live & ~seen).sum())
     if orphans:
         yield Violation("ids-rows-agree", where, f"{orphans} live rows have no id")
-    if count != snapshot.state.live_rows:
+    if len(owned) != snapshot.state.live_rows:
         yield Violation(
-            "counts-agree", where, f"{count} ids, but {snapshot.state.live_rows} live rows counted"
+            "counts-agree",
+            where,
+            f"{len(owned)} ids, but {snapshot.state.live_rows} live rows counted",
+        )
+    yield from _check_grants(transaction, snapshot, owned, granted)
+
+
+def _check_grants(
+    transaction: lmdb.Transaction,
+    snapshot: Snapshot,
+    owned: dict[int, int],
+    granted: list[tuple[int, int, int]],
+) -> Iterator[Violation]:
+    """What grantees see and what rows list agree; tenants count their rows (invariant 2)."""
+    collection, where = snapshot.identity.record.number, snapshot.identity.name
+    for row, owner, _ in granted:
+        if owned.get(row) != owner:
+            yield Violation("grants-agree", where, f"row {row} is not owner {owner}'s to grant")
+    listed: set[tuple[int, int]] = set()
+    shared = 0
+    for key, value in scan(transaction, layout.key(collection, Kind.GRANTEES)):
+        row = int(layout.U32.unpack(key[-4:])[0])
+        listed |= {(row, tenant) for tenant in layout.unpack_numbers(value)}
+        shared += 1
+    seen = {(row, tenant) for row, _, tenant in granted}
+    for row, tenant in sorted(listed ^ seen):
+        yield Violation("grants-agree", where, f"row {row} and tenant {tenant} disagree")
+    if shared != snapshot.state.shared_rows:
+        yield Violation(
+            "counts-agree", where, f"{shared} shared rows, {snapshot.state.shared_rows} counted"
+        )
+    own_counts, granted_counts = Counter(owned.values()), Counter(t for _, _, t in granted)
+    pending = 0
+    for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
+        tenant = int(layout.U32.unpack(key[-4:])[0])
+        record = layout.unpack(value, type=TenantRecord)
+        pending += record.pending
+        counted = (record.rows, record.granted)
+        if counted != (own_counts.pop(tenant, 0), granted_counts.pop(tenant, 0)):
+            yield Violation("counts-agree", where, f"tenant {tenant} counts its rows wrongly")
+        name = layout.key(collection, Kind.TENANT_NAME, record.name.encode())
+        if tenant != TENANT_NONE and transaction.get(name) != layout.U32.pack(tenant):
+            yield Violation("tenants-named", where, f"tenant {tenant} is not {record.name!r}")
+    if own_counts or granted_counts:
+        yield Violation("tenants-named", where, "rows belong to tenants that do not exist")
+    if pending != snapshot.state.pending:
+        yield Violation(
+            "counts-agree", where, f"{pending} pending grants, {snapshot.state.pending} counted"
         )
 
 
@@ -187,34 +248,53 @@ def _check_facts(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[
             yield Violation("row-log", identity.name, f"row {row} of {tenant} ({raw_id!r})")
 
 
-def _check_postings(snapshot: Snapshot) -> Iterator[Violation]:
-    """Live rows stand in the log or a posting; counts and limits hold (invariants 1, 2, 3)."""
-    where = snapshot.identity.name
-    extents = snapshot.extents
-    block_bytes = extents.codec.block_bytes(snapshot.identity.record.dim)
+def _check_tenants(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
+    """Every tenant's rows are where it looks for them (invariants 1 to 4)."""
+    collection, where = snapshot.identity.record.number, snapshot.identity.name
+    numbers = [
+        int(layout.U32.unpack(key[-4:])[0])
+        for key, _ in scan(transaction, layout.key(collection, Kind.TENANT))
+    ]
+    for number in numbers:
+        try:
+            view = open_tenant(snapshot, transaction, number)
+            yield from _check_directory(view)
+            yield from _check_postings(transaction, view)
+        except CorruptionError as error:
+            yield Violation("tenant-readable", f"{where}: tenant {number}", str(error))
+
+
+def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
+    """A tenant's rows are fresh or in a posting; no other's is (invariants 1, 2, 3)."""
+    snapshot = view.snapshot
+    identity = snapshot.identity
+    where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
+    block_bytes = snapshot.extents.codec.block_bytes(identity.record.dim)
     reached = np.zeros_like(snapshot.live)
-    layout.set_bits(reached, snapshot.log.numbers[: snapshot.log_count], True)
-    for place_of, postings in enumerate(extents.postings):
-        for run in range(len(postings.runs)):
-            rows = postings.entries(run, block_bytes)
-            entry = postings.runs[run]
-            place = f"{where}: posting {int(entry['posting'])}"
-            if len(rows) != int(entry["rows"]):
-                yield Violation(
-                    "counts-agree", place, f"{len(rows)} entries, {int(entry['rows'])} counted"
-                )
-            inside = rows[rows < np.uint32(len(snapshot.live) * 64)]
-            if len(inside) != len(rows):
-                yield Violation("rows-known", place, "an entry names a row that never was")
-            layout.set_bits(reached, inside, True)
-            base = place_of == 0  # fragments wait for the next training, as stats tells
-            if base and len(rows) > POSTING_ROWS_MAX and not _identical(snapshot, rows):
-                yield Violation(
-                    "posting-limit", place, f"{len(rows)} entries; the limit is {POSTING_ROWS_MAX}"
-                )
-    missing = int(np.bitwise_count(snapshot.live & ~reached).sum())
+    layout.set_bits(reached, view.fresh, True)
+    index = view.index
+    for place, rows, counted, base in index.runs(block_bytes):
+        posting = f"{where}: posting {place}"
+        if len(rows) != counted:
+            yield Violation("counts-agree", posting, f"{len(rows)} entries, {counted} counted")
+        inside = rows[rows < np.uint32(len(snapshot.live) * 64)]
+        if len(inside) != len(rows):
+            yield Violation("rows-known", posting, "an entry names a row that never was")
+        layout.set_bits(reached, inside, True)
+        limit = POSTING_ROWS_MAX if len(index.first_run) > 2 else RUN_ROWS_MAX
+        # fragments wait for the next training, as stats tells
+        if base and len(rows) > limit and not index.listed and not _identical(snapshot, rows):
+            yield Violation("posting-limit", posting, f"{len(rows)} entries; the limit is {limit}")
+    known = np.zeros_like(snapshot.live)
+    prefix = layout.id_prefix(identity.record.number, view.number)
+    ids = [value[:4] for _, value in scan(transaction, prefix)]
+    layout.set_bits(known, layout.unpack_rows(ids), True)
+    missing = int(np.bitwise_count(known & view.live & ~reached).sum())
     if missing:
         yield Violation("rows-reachable", where, f"{missing} live rows are in no posting")
+    foreign = int(np.bitwise_count(reached & view.live & ~known).sum())
+    if foreign:
+        yield Violation("rows-own", where, f"{foreign} rows of others are in its postings")
 
 
 def _identical(snapshot: Snapshot, rows: U32) -> bool:
@@ -226,18 +306,16 @@ def _identical(snapshot: Snapshot, rows: U32) -> bool:
     return bool(np.bincount(np.unique(sums, return_inverse=True)[1]).max() > POSTING_ROWS_MAX // 2)
 
 
-def _check_directory(snapshot: Snapshot) -> Iterator[Violation]:
+def _check_directory(view: TenantView) -> Iterator[Violation]:
     """Pages name exactly the postings that exist, each at least once (invariant 4)."""
-    directory = snapshot.extents.directory
-    where = snapshot.identity.name
-    if directory is None:
-        if snapshot.extents.postings:
-            yield Violation("directory", where, "there are postings but no directory")
+    directory = view.index.directory
+    if directory is None or directory.listed:
         return
-    named = np.unique(directory.page_ordinals)
-    if len(named) != len(directory.centroids) or len(directory.postings) != len(named):
+    named = np.unique(directory.page_ordinals())
+    expected = np.arange(len(directory.centroids), dtype=np.uint32)
+    if not np.array_equal(named, expected) or len(directory.postings) != len(expected):
         yield Violation(
             "directory",
-            where,
+            f"{view.snapshot.identity.name}: tenant {view.number}",
             f"pages name {len(named)} centroids of {len(directory.centroids)}",
         )

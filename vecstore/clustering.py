@@ -9,10 +9,10 @@ Sources of rows are read in blocks, so a memory map larger than RAM can be clust
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -37,6 +37,21 @@ TRAIN_ROWS_PER_CELL = 256
 TRAIN_ROWS_PER_LEAF = 64
 ITERATIONS = 8
 LEAF_ROWS_MAX = POSTING_ROWS_MAX // COPIES
+
+
+class Serial:
+    """Stands for a pool of threads where the caller's own is one of them."""
+
+    def map(self, work: Callable[..., Any], *items: Iterable[Any]) -> Iterator[Any]:
+        """Work through items one by one."""
+        return map(work, *items)
+
+
+Pool = ThreadPoolExecutor | Serial
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
 
 
 class Source(Protocol):
@@ -179,9 +194,7 @@ def worker_pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "vecstore-build", lambda: faiss.omp_set_num_threads(1))
 
 
-def assign_cells(
-    source: Source, cells: F32, pool: ThreadPoolExecutor, progress: Progress
-) -> tuple[I64, I64]:
+def assign_cells(source: Source, cells: F32, pool: Pool, progress: Progress) -> tuple[I64, I64]:
     """Sort rows by their nearest cell.
 
     Returns
@@ -204,7 +217,7 @@ def assign_cells(
     return np.argsort(home, kind="stable"), cell_first
 
 
-def train_tree(source: Source, seed: int, pool: ThreadPoolExecutor, progress: Progress) -> Tree:
+def train_tree(source: Source, seed: int, pool: Pool, progress: Progress) -> Tree:
     """Cluster all rows of a source into cells and leaves."""
     rng = np.random.default_rng(seed)
     cell_count = max(1, round(source.n / (POSTING_ROWS * CELL_LEAVES)))
@@ -234,7 +247,7 @@ def train_tree(source: Source, seed: int, pool: ThreadPoolExecutor, progress: Pr
     return Tree(cells, first_leaf, np.vstack(leaves), order, cell_first)
 
 
-def assign_homes(source: Source, tree: Tree, pool: ThreadPoolExecutor, progress: Progress) -> I32:
+def assign_homes(source: Source, tree: Tree, pool: Pool, progress: Progress) -> I32:
     """Choose the homes of every row, the nearest leaf first.
 
     Returns

@@ -26,6 +26,7 @@ K_MAX: Final = 2**31 - 1
 ANSWERS_MAX: Final = 2**28
 """Places of one batch's result at most (12 bytes each, and as much again while it runs)."""
 COLLECTION_NAME_BYTES_MAX: Final = 256
+TENANT_NAME_BYTES_MAX: Final = 256
 
 BULK_ROWS_MIN: Final = 4_096
 """A call with at least this many rows (or the fraction below of the indexed ones, whichever is
@@ -59,6 +60,15 @@ COPIES: Final = 2
 SOAR_LAMBDA: Final = 1.0
 PAGE_CENTROIDS: Final = 256
 ONE_PASS_CENTROIDS_MAX: Final = 2_048
+
+LIST_BYTES_MAX: Final = 64 << 10
+"""Raw bytes of a tenant up to which its posting is a list of rows, read exactly, without codes."""
+
+RUN_ROWS_MAX: Final = 2_048
+"""Rows of a tenant up to which they make one posting, scanned whole."""
+
+INDEX_CACHE_BYTES: Final = 64 << 20
+"""Tables and directories of tenants used last that a process keeps, for each collection."""
 
 EXTENT_BYTES_MAX: Final = 256 << 20
 MAP_BYTES: Final = 1 << 40

@@ -1,21 +1,26 @@
-"""A tenant's directory: centroids, their pages, and how queries are rotated.
+"""Directories of tenants: centroids of their postings, and the pages that lead to them.
 
 Centroids are rows of a second level: each stands in two pages, coded against the page's
-super-centroid in the same blocks as rows (one page, once, when there are few).  The extent is
-small beside the postings and is read in place from its map.
+super-centroid in the same blocks as rows (one page, once, when there are few).  A directory is
+one piece of an extent, read in place from its map and held against its own checksum on its
+first use, so that nothing of another tenant is read for it.
 
 Invariants
 ----------
 * Every posting of the tenant has exactly one centroid, at its ordinal, and stands in at least
-  one page.
+  one page; a single posting needs no page, a list of rows no centroid.
+* Directories of an extent are sorted by tenant; a tenant's newest one counts.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from vecstore.clustering import choose_homes, kmeans
@@ -27,16 +32,46 @@ from vecstore.kernels.encode import encode_runs
 from vecstore.layout import (
     NO_ROW,
     PAGE_DTYPE,
+    SECTION_ALIGN,
+    TENANT_DTYPE,
     ExtentKind,
     ExtentRecord,
     Section,
+    align,
 )
 from vecstore.postings import group
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 PAGE_CODEC = find_codec("rabitq1")
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Postings of one tenant.
+
+    Attributes
+    ----------
+    tenant : int
+    numbers : uint32 (postings,)
+        Posting numbers, ascending.
+    centroids : float32 (postings, dim)
+        (0, dim) for the single posting that is a list of rows.
+    centre : float32 (dim,)
+        Subtracted from rows and queries before they are rotated.
+    """
+
+    tenant: int
+    numbers: U32
+    centroids: F32
+    centre: F32
+
+    @property
+    def listed(self) -> bool:
+        """Whether the posting is a list of rows."""
+        return not len(self.centroids)
 
 
 def make_pages(centroids: F32, seed: int) -> tuple[F32, I64, U32]:
@@ -59,26 +94,9 @@ def make_pages(centroids: F32, seed: int) -> tuple[F32, I64, U32]:
     return supers, first, ordinals
 
 
-def write_directory(
-    folder: Path,
-    number: int,
-    collection: int,
-    tenant: int,
-    model: Model,
-    centroids: F32,
-    postings: U32,
-    seed: int,
-) -> ExtentRecord:
-    """Write the directory extent of one tenant.
-
-    Parameters
-    ----------
-    model : Model
-        Of the posting codec; it is kept with the directory.
-    centroids : float32 (postings, dim)
-    postings : uint32 (postings,)
-        Posting number of each centroid.
-    """
+def _encode_pages(model: Model, leaves: Leaves, seed: int) -> tuple[F32, NDArray[Any], U8]:
+    """Super-centroids, table of pages and code blocks of a tenant's centroids."""
+    centroids = np.ascontiguousarray(leaves.centroids)
     supers, first, ordinals = make_pages(centroids, seed)
     dim = centroids.shape[1]
     block_bytes = PAGE_CODEC.block_bytes(dim)
@@ -89,78 +107,169 @@ def write_directory(
     pages["offset"][1:] = ends[:-1]
     codes = np.zeros(int(ends[-1]) + 64, np.uint8)
     codes = codes[-codes.ctypes.data % 64 :][: int(ends[-1])]
-    pages_model = replace(model, codec=PAGE_CODEC, codebook=None, matrix=None)
-    addresses = centroids.ctypes.data + 4 * dim * ordinals.astype(np.int64)
+    pages_model = replace(model, codec=PAGE_CODEC, centre=leaves.centre, codebook=None, matrix=None)
     encode_runs(
         pages_model.view(),
         supers,
+        np.zeros(len(supers), np.int64),
         False,
         first,
-        addresses,
+        centroids.ctypes.data + 4 * dim * ordinals.astype(np.int64),
         ordinals,
         0,
         len(supers),
         pages["offset"].astype(np.int64),
         int(codes.ctypes.data),
     )
+    return supers, pages, codes
+
+
+def write_directories(
+    folder: Path,
+    number: int,
+    collection: int,
+    model: Model,
+    parts: Iterable[Leaves],
+    seed: int,
+) -> ExtentRecord:
+    """Write an extent with the directories of some tenants.
+
+    Parameters
+    ----------
+    model : Model
+        Of the posting codec; what it learned is kept beside the directories.
+    parts : iterable of Leaves
+        By ascending tenant.
+    """
+    dim = model.dim
     writer = ExtentWriter(folder, number, ExtentKind.DIRECTORY, collection=collection, dim=dim)
+    table: list[tuple[int, ...]] = []
     try:
-        writer.add(Section.TENANTS, np.array([tenant], np.uint32))
-        writer.add(Section.CENTRE, model.centre)
+        writer.begin(Section.DIRECTORIES)
+        for leaves in parts:
+            pieces: list[NDArray[Any]] = []
+            pages = 0
+            if not leaves.listed:
+                pieces = [leaves.centroids, leaves.numbers]
+            if len(leaves.numbers) > 1:
+                supers, page_table, codes = _encode_pages(model, leaves, seed)
+                pieces += [leaves.centre, supers, page_table, codes]
+                pages = len(supers)
+            summer = xxhash.xxh3_64()
+            place = size = 0
+            for piece in pieces:
+                writer.pad(SECTION_ALIGN)
+                at = writer.write(piece)
+                place = at if size == 0 else place
+                gap = at - place - size
+                summer.update(bytes(gap))
+                summer.update(np.ascontiguousarray(piece).data)
+                size = at - place + piece.nbytes
+            first = int(leaves.numbers[0])
+            row = (leaves.tenant, len(leaves.numbers), pages, first, place, size)
+            table.append((*row, summer.intdigest()))
+        writer.end()
+        writer.add(Section.TENANTS, np.array(table, TENANT_DTYPE))
         writer.add(Section.SIGNS, model.signs)
         if model.codebook is not None:
             writer.add(Section.CODEBOOK, model.codebook)
         if model.matrix is not None:
             writer.add(Section.MATRIX, model.matrix)
-        writer.add(Section.SUPERS, supers)
-        writer.add(Section.PAGES, pages)
-        writer.add(Section.PAGE_BLOCKS, codes)
-        writer.add(Section.CENTROIDS, centroids)
-        writer.add(Section.POSTINGS, postings)
-        return writer.finish(len(centroids))
+        return writer.finish(len(table))
     except BaseException:
         writer.abandon()
         raise
 
 
-class Directory:
-    """A mapped directory extent, and its part of the kernel view."""
+class Directories:
+    """A mapped extent of directories."""
 
     def __init__(self, extent: Extent, codec: Codec, metric: int) -> None:
-        dim = extent.dim
         self.extent = extent
-        self.tenant = int(extent.array(Section.TENANTS, np.uint32)[0])
-        self.model = self._read_model(codec, metric)
-        self.supers: F32 = extent.array(Section.SUPERS, np.float32).reshape(-1, dim)
-        self.pages = extent.array(Section.PAGES, PAGE_DTYPE)
-        self.centroids: F32 = extent.array(Section.CENTROIDS, np.float32).reshape(-1, dim)
-        self.postings: U32 = extent.array(Section.POSTINGS, np.uint32)
-        blocks = extent.array(Section.PAGE_BLOCKS, np.uint8)
-        start = np.int64(blocks.ctypes.data)
-        self.page_address: I64 = start + self.pages["offset"].astype(np.int64)
-        self.page_blocks: I64 = self.pages["blocks"].astype(np.int64)
-        self.page_ordinals: U32 = self._ordinals(blocks, dim)
-        if len(self.page_ordinals) and int(self.page_ordinals.max()) >= len(self.centroids):
-            raise extent.corrupt(f"Directory extent {extent.number} names a missing centroid.")
-
-    def _read_model(self, codec: Codec, metric: int) -> Model:
-        """Model of the posting codec."""
-        extent = self.extent
+        self.codec = codec
+        self.table = extent.array(Section.TENANTS, TENANT_DTYPE)
+        self._tenants: U32 = np.ascontiguousarray(self.table["tenant"])
+        self._data: U8 = extent.array(Section.DIRECTORIES, np.uint8)
         codebook = matrix = None
         if codec.parts:
             shape = (codec.parts, codec.part_dim(extent.dim), -1)
             codebook = extent.array(Section.CODEBOOK, np.float32).reshape(shape)
         if codec.turned:
             matrix = extent.array(Section.MATRIX, np.float32).reshape(-1, extent.dim)
-        centre = extent.array(Section.CENTRE, np.float32)
-        return Model(
-            codec, metric, centre, extent.array(Section.SIGNS, np.float32), codebook, matrix
-        )
+        centre = np.zeros(extent.dim, np.float32)
+        signs = extent.array(Section.SIGNS, np.float32)
+        self.model = Model(codec, metric, centre, signs, codebook, matrix)
 
-    def _ordinals(self, blocks: NDArray[np.uint8], dim: int) -> U32:
+    def find(self, tenant: int) -> Directory | None:
+        """Directory of a tenant, its checksum looked at; None when it has none here."""
+        place = int(np.searchsorted(self._tenants, tenant))
+        if place == len(self._tenants) or self._tenants[place] != tenant:
+            return None
+        entry = self.table[place]
+        start, size = int(entry["offset"]), int(entry["bytes"])
+        data = self._data[start : start + size]
+        if len(data) != size or xxhash.xxh3_64_intdigest(data.data) != int(entry["sum"]):
+            raise self.extent.corrupt(
+                f"The directory of tenant {tenant} in extent {self.extent.number} does not match "
+                f"its checksum; restore a backup.",
+            )
+        return Directory(self, entry, data)
+
+    @property
+    def tenants(self) -> U32:
+        """Tenants that have a directory here, ascending."""
+        return self._tenants
+
+
+class Directory:
+    """One tenant's directory, and its part of the kernel view."""
+
+    def __init__(self, directories: Directories, entry: Any, data: U8) -> None:
+        dim = directories.extent.dim
+        postings, pages = int(entry["postings"]), int(entry["pages"])
+        self.tenant = int(entry["tenant"])
+        self.extent = directories.extent
+        self.listed = not len(data)
+        self.page_address: I64 = np.zeros(0, np.int64)
+        self.page_blocks: I64 = np.zeros(0, np.int64)
+        self._blocks: U8 = np.zeros(0, np.uint8)
+        self.supers: F32 = np.zeros((0, dim), np.float32)
+        self.centroids: F32 = np.zeros((0, dim), np.float32)
+        self.postings: U32 = np.array([entry["posting"]], np.uint32)
+        centre = directories.model.centre
+        self.nbytes = 512 + len(data)
+        if not self.listed:
+            at = 4 * dim * postings
+            self.centroids = data[:at].view(np.float32).reshape(postings, dim)
+            at = align(at, SECTION_ALIGN)
+            self.postings = data[at : at + 4 * postings].view(np.uint32)
+            at = align(at + 4 * postings, SECTION_ALIGN)
+            centre = self.centroids[0]
+        if pages:
+            centre = data[at : at + 4 * dim].view(np.float32)
+            at = align(at + 4 * dim, SECTION_ALIGN)
+            self.supers = data[at : at + 4 * dim * pages].view(np.float32).reshape(pages, dim)
+            at = align(at + 4 * dim * pages, SECTION_ALIGN)
+            table = data[at : at + PAGE_DTYPE.itemsize * pages].view(PAGE_DTYPE)
+            at = align(at + table.nbytes, SECTION_ALIGN)
+            self._blocks = data[at:]
+            start = np.int64(self._blocks.ctypes.data)
+            self.page_address = start + table["offset"].astype(np.int64)
+            self.page_blocks = table["blocks"].astype(np.int64)
+        self.model = replace(directories.model, centre=centre)
+
+    @property
+    def leaves(self) -> Leaves:
+        """Postings and centroids."""
+        return Leaves(self.tenant, self.postings, self.centroids, self.model.centre)
+
+    def page_ordinals(self) -> U32:
         """Centroids that the pages name, in page order, copies included."""
-        words = blocks.view(np.uint32).reshape(-1, PAGE_CODEC.block_bytes(dim) // 4)
-        numbers: U32 = words[:, -BLOCK_ROWS:]
+        if not len(self._blocks):
+            return np.arange(len(self.centroids), dtype=np.uint32)
+        words = self._blocks.view(np.uint32)
+        block_words = PAGE_CODEC.block_bytes(self.extent.dim) // 4
+        numbers: U32 = words.reshape(-1, block_words)[:, -BLOCK_ROWS:]
         named: U32 = numbers[numbers != np.uint32(NO_ROW)]
         return named
 

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.codecs import Codec
-from vecstore.config import CHUNK_ROWS
-from vecstore.directory import Directory
+from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
+from vecstore.directory import Directories, Directory
 from vecstore.errors import CorruptionError
 from vecstore.extents import Extent
 from vecstore.kernels import view as v
 from vecstore.layout import ExtentKind, Section
+from vecstore.lru import LruBytes
 from vecstore.postings import PostingRuns
 from vecstore.raw_forms import RawForm, find_form
 from vecstore.rawrows import RowIds
+from vecstore.tenant_index import TenantIndex
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -124,70 +126,49 @@ class ExtentSet:
             known.get(extent.number) or PostingRuns(extent, self.codec.run_block_bytes(record.dim))
             for extent in self.of_kind(ExtentKind.POSTINGS)
         ]
-        directories = self.of_kind(ExtentKind.DIRECTORY)
-        self.directory = (
-            Directory(directories[-1], self.codec, record.metric) if directories else None
+        kept = {} if old is None or old.codec != self.codec else old.directories
+        self.directories: dict[int, Directories] = {
+            extent.number: kept.get(extent.number) or Directories(extent, self.codec, record.metric)
+            for extent in self.of_kind(ExtentKind.DIRECTORY)
+        }
+        self.indexes: LruBytes[int, TenantIndex] = LruBytes(
+            INDEX_CACHE_BYTES, TenantIndex.remember_checks
         )
-        if self.directory is None:
-            self.first_run: I64 = np.zeros(1, np.int64)
-            self.run_address: I64 = np.zeros(0, np.int64)
-            self.run_blocks: I64 = np.zeros(0, np.int64)
-            self.run_source: NDArray[np.uint32] = np.zeros((0, 2), np.uint32)
-            self.run_sum: U64 = np.zeros(0, np.uint64)
-            self.run_checked: U64 = np.zeros(0, np.uint64)
-            return
-        numbers = self.directory.postings
-        ordinal, address, blocks, sums, source = [], [], [], [], []
-        for place, postings in enumerate(self.postings):
-            runs = postings.runs
-            at = np.searchsorted(numbers, runs["posting"])
-            at = np.minimum(at, len(numbers) - 1)
-            if (numbers[at] != runs["posting"]).any():
-                raise postings.extent.corrupt(
-                    f"Extent {postings.extent.number} holds a posting without a centroid."
-                )
-            ordinal.append(at)
-            address.append(postings.address + runs["offset"].astype(np.int64))
-            blocks.append(runs["blocks"].astype(np.int64))
-            sums.append(runs["sum"])
-            source.append(np.stack([np.full(len(runs), place), np.arange(len(runs))], axis=1))
-        ordinals = np.concatenate(ordinal)
-        order = np.argsort(ordinals, kind="stable")
-        self.first_run = np.zeros(len(numbers) + 1, np.int64)
-        self.first_run[1:] = np.cumsum(np.bincount(ordinals, minlength=len(numbers)))
-        self.run_address = np.ascontiguousarray(np.concatenate(address)[order])
-        self.run_blocks = np.ascontiguousarray(np.concatenate(blocks)[order])
-        self.run_sum = np.ascontiguousarray(np.concatenate(sums)[order])
-        self.run_source = np.concatenate(source)[order].astype(np.uint32)
-        checked = np.concatenate([part.checked for part in self.postings])[order]
-        self.run_checked = np.zeros(layout.bitmap_words(len(order)), np.uint64)
-        layout.set_bits(self.run_checked, np.flatnonzero(checked).astype(np.uint32), True)
+
+    def directory(self, tenant: int, number: int) -> Directory | None:
+        """Directory of a tenant in the extent of the given number; None for number 0."""
+        if not number:
+            return None
+        directory = self.directories[number].find(tenant)
+        if directory is None:
+            raise CorruptionError(
+                f"Extent {number} of collection {self.identity.name!r} lacks the directory of "
+                f"tenant {tenant}; restore a backup.",
+                collection=self.identity.name,
+                extent=number,
+            )
+        return directory
+
+    def index(self, tenant: int, number: int) -> TenantIndex:
+        """Index of a tenant whose directory stands in the extent of the given number."""
+        known = self.indexes.get(tenant)
+        if known is not None:
+            return known
+        made = TenantIndex(self.directory(tenant, number), self.postings)
+        return self.indexes.put(tenant, made, made.nbytes)
 
     def remember_checks(self) -> None:
         """Tell the extents which of their runs were checked, for the next state's tables."""
-        runs = np.arange(len(self.run_source), dtype=np.uint32)
-        checked = self.run_source[layout.get_bits(self.run_checked, runs)]
-        for place, part in enumerate(self.postings):
-            part.checked[checked[checked[:, 0] == place, 1]] = True
+        for index in self.indexes.values():
+            index.remember_checks()
 
     def fill(self, view: I64) -> None:
         """Write this part of a kernel view."""
-        if self.directory is not None:
-            self.directory.fill(view)
-        view[v.FIRST_RUN] = self.first_run.ctypes.data
-        view[v.RUN_ADDRESS] = self.run_address.ctypes.data
-        view[v.RUN_BLOCKS] = self.run_blocks.ctypes.data
-        view[v.RUN_CHECKED] = self.run_checked.ctypes.data
-        view[v.RUN_SUM] = self.run_sum.ctypes.data
         view[v.PAGE_CHECKED] = self.page_checked.ctypes.data
 
     def damage(self, thing: int) -> CorruptionError:
-        """Build the error for a run, or a page of raw rows, that kernels found damaged."""
+        """Build the error for a page of raw rows that kernels found damaged."""
         name = self.identity.name
-        if thing < v.PAGE_TAG:
-            place, run = self.run_source[thing]
-            postings: PostingRuns = self.postings[place]
-            return postings.damage(int(run))
         row = (thing - v.PAGE_TAG) * layout.PAGE // self.identity.row_bytes
         extent = self.raw_extent(row)
         return extent.corrupt(
@@ -198,6 +179,13 @@ class ExtentSet:
     def raw_extent(self, row: int) -> Extent:
         """Raw extent that covers a row number, or ends just before it."""
         return self.raws[max(0, bisect_right(self.raw_firsts, row) - 1)]
+
+    def inserted(self, row: int) -> int:
+        """Place of a row in order of insertion; its number where a bulk load did not reorder."""
+        extent = self.raw_extent(row)
+        if not extent.has(Section.ORDER):
+            return row
+        return int(extent.array(Section.ORDER, np.uint32)[row - extent.first_row])
 
     def row_ids(self, row: int) -> RowIds:
         """Ids of the extent that holds a row."""

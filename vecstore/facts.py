@@ -17,11 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.config import CHANGES_KEPT
+from vecstore.config import CHANGES_KEPT, ROWS_MAX
+from vecstore.errors import InvalidArgumentError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.ids import Ids
-from vecstore.layout import ChangeRecord, ExtentKind, ExtentRecord, Kind, StoreRecord
-from vecstore.snapshot import find_rows, read_state, refuse_dropped
+from vecstore.layout import (
+    ChangeRecord,
+    ExtentKind,
+    ExtentRecord,
+    Kind,
+    StoreRecord,
+    TenantRecord,
+)
+from vecstore.snapshot import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
 
 
 class Edit:
@@ -35,26 +43,62 @@ class Edit:
 
     def __init__(self, transaction: lmdb.Transaction, identity: Identity) -> None:
         self.transaction = transaction
+        self.name = identity.name
         self.collection = identity.record.number
         refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
         self._dead: list[int] = []
+        self._tenants: dict[int, TenantRecord] = {}
+        self._created: dict[str, int] = {}
         self._extents_changed = False
 
-    def rows_of(self, tenant: int, ids: Ids) -> Iterator[tuple[int, int]]:
-        """Places of the ids that have a row, and the rows, in the order of keys."""
-        for places, rows in find_rows(self.transaction, self.collection, tenant, ids):
-            known = rows != np.uint32(layout.NO_ROW)
-            yield from zip(places[known].tolist(), rows[known].tolist(), strict=True)
+    def tenant(self, number: int) -> TenantRecord:
+        """Record of a tenant, to be changed; `finish` writes it."""
+        known = self._tenants.get(number)
+        if known is None:
+            known = read_tenant(self.transaction, self.collection, number)
+            self._tenants[number] = known
+        return known
+
+    def tenant_number(self, name: str) -> int:
+        """Number of a tenant; one that is not there yet is created."""
+        number = find_tenant(self.transaction, self.collection, name)
+        if number is None:
+            number = self._created.get(name)
+        if number is None:
+            number = self._created[name] = self.state.next_tenant
+            self.state.next_tenant += 1
+            self.state.tenants += 1
+            self.tenant(number).name = name
+        return number
+
+    def forget_tenant(self, number: int) -> None:
+        """Drop what was gathered for a tenant."""
+        self._tenants.pop(number, None)
+
+    def reserve(self, first: int, count: int) -> None:
+        """Give out row numbers from `first` on."""
+        if first + count > ROWS_MAX:
+            raise InvalidArgumentError(
+                f"Collection {self.name!r} has used {first} row numbers and can give no {count} "
+                f"more (at most {ROWS_MAX}); copy it into a new collection."
+            )
+        self.state.next_row = first + count
+
+    def find(self, tenant: int, ids: Ids) -> Iterator[tuple[NDArray[np.int64], list[bytes], Any]]:
+        """Look ids up: places, keys and values, some at a time, in the order of keys."""
+        for places, keys in ids.keys(layout.id_prefix(self.collection, tenant)):
+            yield places, keys, [self.transaction.get(key, ABSENT) for key in keys]
 
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
-        """Point ids at rows; those that pointed elsewhere are redirected."""
+        """Point ids at rows of their own tenant; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
         pack = layout.U32.pack
         cursor = self.transaction.cursor()
         for places, keys in ids.keys(prefix):
             cursor.putmulti(list(zip(keys, map(pack, rows[places].tolist()), strict=True)))
         self.state.live_rows += len(ids)
+        self.tenant(tenant).rows += len(ids)
 
     def put_facts(
         self,
@@ -85,11 +129,13 @@ class Edit:
             else:
                 self.state.document_rows += len(pairs)
 
-    def kill(self, rows: Iterable[int]) -> None:
-        """End rows: they are found by no call that begins after the commit."""
+    def kill(self, tenant: int, rows: Iterable[int]) -> None:
+        """End rows of a tenant: they are found by no call that begins after the commit."""
+        record = self.tenant(tenant)
         for row in rows:
             self._dead.append(row)
             self.state.live_rows -= 1
+            record.rows -= 1
             if row >= self.state.log_first:
                 self.transaction.delete(layout.key_u32(self.collection, Kind.LOG, row))
             if self.state.metadata_rows and self.transaction.delete(
@@ -100,17 +146,6 @@ class Edit:
                 layout.key_u32(self.collection, Kind.DOCUMENT, row)
             ):
                 self.state.document_rows -= 1
-
-    def delete_ids(self, tenant: int, ids: Ids) -> list[int]:
-        """Forget ids; return the rows that they had."""
-        prefix = layout.id_prefix(self.collection, tenant)
-        rows = []
-        for _, keys in ids.keys(prefix):
-            for key in keys:
-                raw = self.transaction.pop(key)
-                if raw is not None:
-                    rows.append(int(layout.U32.unpack(raw)[0]))
-        return rows
 
     def add_extents(self, records: dict[int, ExtentRecord]) -> None:
         """Name extents that are whole and synced."""
@@ -129,14 +164,48 @@ class Edit:
             self._extents_changed = True
 
     def retire_index(self, extents: ExtentSet) -> None:
-        """Retire all postings and the directory; what was measured with them counts no more."""
+        """Retire all postings and directories."""
         self.retire_extents(
             extent.number
             for kind in (ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
             for extent in extents.of_kind(kind)
         )
-        self.state.calibration = []
-        self.state.calibration_note = ""
+
+    def unindex_tenant(self, tenant: int) -> None:
+        """Tell that a tenant has no rows in postings any more, and so no directory."""
+        record = self.tenant(tenant)
+        record.directory = record.indexed_rows = record.trained_rows = 0
+        record.calibration, record.calibration_note = [], ""
+
+    def index_tenant(self, tenant: int, directory: int, rows: int, spread: float) -> None:
+        """Tell that rows of a tenant came into postings.
+
+        Parameters
+        ----------
+        directory : int
+            Extent of a new directory, whose postings hold all that the tenant has indexed; 0
+            when the present one stays.
+        rows : int
+        spread : float
+            Mean squared distance of these rows to their centroids.
+        """
+        record = self.tenant(tenant)
+        if record.pending:
+            delete_range(self.transaction, layout.key_u32(self.collection, Kind.PENDING, tenant))
+            self.state.pending -= record.pending
+            record.pending = 0
+        if directory:
+            delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
+            record.revoked = 0
+            record.directory = directory
+            record.indexed_rows = record.trained_rows = rows
+            record.trained_spread, record.later_spread, record.later_rows = spread, 0.0, 0
+            record.calibration, record.calibration_note = [], ""
+        elif rows:
+            record.indexed_rows += rows
+            total = record.later_spread * record.later_rows + spread * rows
+            record.later_rows += rows
+            record.later_spread = total / record.later_rows
 
     def clear_log(self) -> None:
         """Drop the row log, whose rows an extent holds by now."""
@@ -154,6 +223,12 @@ class Edit:
             layout.key_u64(self.collection, Kind.CHANGE, number), layout.pack(record)
         )
         self._trim_changes(number)
+        for name, tenant in self._created.items():
+            key = layout.key(self.collection, Kind.TENANT_NAME, name.encode())
+            self.transaction.put(key, layout.U32.pack(tenant))
+        for tenant, own in self._tenants.items():
+            key = layout.key_u32(self.collection, Kind.TENANT, tenant)
+            self.transaction.put(key, layout.pack(own))
         key = layout.key(self.collection, Kind.STATE)
         self.transaction.put(key, layout.pack(self.state))
 

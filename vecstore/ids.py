@@ -58,6 +58,12 @@ class Ids:
             else:
                 yield places, [prefix + self.values[place].encode() for place in places.tolist()]
 
+    def part(self, places: NDArray[np.int64]) -> Ids:
+        """Take some of the ids."""
+        if isinstance(self.values, np.ndarray):
+            return Ids(self.values[places], False, True)
+        return Ids([self.values[place] for place in places.tolist()], False, False)
+
     def encoded(self) -> list[bytes]:
         """Ids as they stand in keys."""
         return [encode_id(value) for value in self.plain()]

@@ -18,6 +18,7 @@ sections have finer checksums in a section of their own and a zero here.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ class Kind(IntEnum):
     STORE = 1  # 0, STORE                         -> StoreRecord
     CATALOGUE = 2  # 0, CATALOGUE, name utf8      -> CollectionRecord
     STATE = 3  # c, STATE                         -> StateRecord
-    ID = 4  # c, ID, tenant u32, id bytes         -> row u32
+    ID = 4  # c, ID, tenant u32, id bytes         -> row u32; and owner u32 if not the tenant
     METADATA = 5  # c, METADATA, row u32          -> msgpack of the user's dict
     DOCUMENT = 6  # c, DOCUMENT, row u32          -> utf8
     DEAD = 7  # c, DEAD, page u32                 -> bitmap of DEAD_PAGE_ROWS rows
@@ -55,14 +56,21 @@ class Kind(IntEnum):
     EXTENT = 9  # c, EXTENT, extent u64           -> ExtentRecord
     RETIRED = 10  # 0, RETIRED, extent u64        -> transaction u64
     CHANGE = 11  # c, CHANGE, transaction u64     -> ChangeRecord
-    TUNING = 12  # c, TUNING                      -> TuningRecord
+    TUNING = 12  # c, TUNING                      -> results.Tuning
+    TENANT = 13  # c, TENANT, tenant u32          -> TenantRecord
+    TENANT_NAME = 14  # c, TENANT_NAME, name utf8 -> tenant u32
+    GRANTEES = 15  # c, GRANTEES, row u32         -> tenants u32 to whom the row is granted
+    PENDING = 16  # c, PENDING, tenant u32, row u32  -> granted, in no posting of the tenant yet
+    REVOKED = 17  # c, REVOKED, tenant u32, row u32  -> in a posting of the tenant, not its any more
 
 
 _PREFIX: Final = struct.Struct(">IB")
 _KEY_U32: Final = struct.Struct(">IBI")
 _KEY_U64: Final = struct.Struct(">IBQ")
+_KEY_PAIR: Final = struct.Struct(">IBII")
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
+_PAIR: Final = struct.Struct(">II")
 LOG_HEAD: Final = struct.Struct("<IH2x")  # tenant, bytes of the id
 assert LOG_HEAD.size == 8
 
@@ -70,7 +78,7 @@ DEAD_PAGE_ROWS: Final = 32_768
 """Rows of one stored page of the dead-row bitmap (4 KB)."""
 
 TENANT_NONE: Final = 0
-"""The one tenant of a collection without tenants."""
+"""The one tenant of a collection without tenants; others are numbered from 1."""
 
 
 def key(collection: int, kind: Kind, rest: bytes = b"") -> bytes:
@@ -86,6 +94,11 @@ def key_u32(collection: int, kind: Kind, number: int) -> bytes:
 def key_u64(collection: int, kind: Kind, number: int) -> bytes:
     """Build an LMDB key that ends in a 64-bit number."""
     return _KEY_U64.pack(collection, kind, number)
+
+
+def key_pair(collection: int, kind: Kind, first: int, second: int) -> bytes:
+    """Build an LMDB key that ends in two 32-bit numbers."""
+    return _KEY_PAIR.pack(collection, kind, first, second)
 
 
 def id_prefix(collection: int, tenant: int) -> bytes:
@@ -117,8 +130,33 @@ def unpack_rows(values: list[bytes]) -> NDArray[np.uint32]:
     """Row numbers out of the values of id keys."""
     joined = b"".join(values)
     if len(joined) != U32.size * len(values):
-        raise struct.error(f"{len(values)} row numbers in {len(joined)} bytes")
+        joined = b"".join(value[: U32.size] for value in values if len(value) in (4, 8))
+        if len(joined) != U32.size * len(values):
+            raise struct.error(f"{len(values)} row numbers in {len(joined)} bytes")
     return np.frombuffer(joined, ">u4").astype(np.uint32)
+
+
+def unpack_id(value: bytes, tenant: int) -> tuple[int, int]:
+    """Row and owner out of the value of an id key of a tenant."""
+    if len(value) == U32.size:
+        return int(U32.unpack(value)[0]), tenant
+    row, owner = _PAIR.unpack(value)
+    return row, owner
+
+
+def pack_numbers(numbers: Iterable[int]) -> bytes:
+    """Encode 32-bit numbers."""
+    return b"".join(map(U32.pack, numbers))
+
+
+def unpack_numbers(raw: bytes) -> list[int]:
+    """Invert `pack_numbers`."""
+    return [number for (number,) in U32.iter_unpack(raw)]
+
+
+def pack_granted(row: int, owner: int) -> bytes:
+    """Encode the value of an id key whose row is another tenant's."""
+    return _PAIR.pack(row, owner)
 
 
 # --- records in LMDB -----------------------------------------------------------------------
@@ -161,19 +199,38 @@ class StateRecord(msgspec.Struct):
     metadata_rows: int = 0
     document_rows: int = 0
     log_first: int = 0
-    trained_rows: int = 0
-    indexed_rows: int = 0
     next_posting: int = 0
+    next_tenant: int = 1
+    tenants: int = 0
+    shared_rows: int = 0  # granted to somebody
+    pending: int = 0  # of all tenants
     changes_trimmed: int = 0
-    calibration: list[EffortRecord] = msgspec.field(default_factory=list)
-    calibration_note: str = ""
-    calibration_k: int = 10
     codec: str = ""  # of the postings: what was asked for, or what tuning chose
     tuned_recall: float | None = None
     tuned_rows: int = 0
+
+
+class TenantRecord(msgspec.Struct):
+    """One tenant: its rows, its index and how much of that to read; also the only one there is."""
+
+    name: str = ""
+    rows: int = 0  # its own
+    granted: int = 0  # of others
+    pending: int = 0  # of the granted, in no posting yet
+    revoked: int = 0  # in postings, not its any more
+    directory: int = 0  # extent, 0 = none
+    indexed_rows: int = 0
+    trained_rows: int = 0
+    calibration: list[EffortRecord] = msgspec.field(default_factory=list)
+    calibration_note: str = ""
+    calibration_k: int = 10
     trained_spread: float = 0.0  # mean squared distance of rows to their centroids
     later_spread: float = 0.0  # the same of rows that came after training
     later_rows: int = 0
+    quota_rows: int | None = None
+    quota_k: int | None = None
+    quota_query_bytes: int | None = None
+    quota_where: int | None = None
 
 
 class ExtentRecord(msgspec.Struct, frozen=True):
@@ -226,22 +283,17 @@ class Section(IntEnum):
     ORDER = 3  # u32, place of the row in order of insertion
     IDS = 4  # u64 ids, or utf8 of all ids
     ID_ENDS = 5  # u64, end of each utf8 id in IDS; absent for int ids
-    BLOCKS = 6  # code blocks; checked by the sums in RUNS
+    BLOCKS = 6  # code blocks and lists; checked by the sums in RUNS
     RUNS = 7  # RUN_DTYPE, sorted by tenant and posting
-    CENTRE = 8  # f32 (dim,), subtracted before rotation
-    SIGNS = 9  # f32 (rounds, padded dim), of the rotation
-    SUPERS = 10  # f32 (pages, dim), super-centroids
-    PAGES = 11  # PAGE_DTYPE, one per super-centroid
-    PAGE_BLOCKS = 12  # code blocks of centroids
-    CENTROIDS = 13  # f32 (postings, dim)
-    POSTINGS = 14  # u32, posting number of each centroid
-    TENANTS = 15  # u32, tenant of the directory
-    CODEBOOK = 16  # f32 (parts, part dim, 256), of product quantisation
-    MATRIX = 17  # f32 (parts * part dim, dim), its learned rotation
+    SIGNS = 8  # f32 (rounds, padded dim), of the rotation
+    CODEBOOK = 9  # f32 (parts, part dim, 256), of product quantisation
+    MATRIX = 10  # f32 (parts * part dim, dim), its learned rotation
+    TENANTS = 11  # TENANT_DTYPE, one per directory, sorted by tenant
+    DIRECTORIES = 12  # one after the other; checked by the sums in TENANTS
 
 
 SECTIONS_MAX: Final = 16
-BULK_SECTIONS: Final = frozenset({Section.ROWS, Section.BLOCKS})
+BULK_SECTIONS: Final = frozenset({Section.ROWS, Section.BLOCKS, Section.DIRECTORIES})
 
 SECTION_DTYPE: Final = np.dtype(
     [("section", "<u4"), ("pad", "<u4"), ("offset", "<u8"), ("bytes", "<u8"), ("sum", "<u8")]
@@ -274,11 +326,33 @@ RUN_DTYPE: Final = np.dtype(
         ("posting", "<u4"),
         ("offset", "<u8"),  # from the start of BLOCKS
         ("rows", "<u4"),
-        ("blocks", "<u4"),
+        ("blocks", "<u4"),  # 0: a list of the row numbers, u32 (rows,)
         ("sum", "<u8"),  # xxh3 of the run's bytes
     ]
 )
 assert RUN_DTYPE.itemsize == 32
+
+# A directory, its parts in this order, each at a multiple of 64 bytes:
+#
+# centroids f32 (postings, dim) | numbers u32 (postings,)
+# and for more postings than one:
+# centre f32 (dim,) | super-centroids f32 (pages, dim) | PAGE_DTYPE (pages,) | code blocks
+#
+# The centre is subtracted before rotation; that of a single posting is its centroid.  A posting
+# that is a list of rows has no centroid, and its directory no bytes.
+
+TENANT_DTYPE: Final = np.dtype(
+    [
+        ("tenant", "<u4"),
+        ("postings", "<u4"),
+        ("pages", "<u4"),
+        ("posting", "<u4"),  # number of the first
+        ("offset", "<u8"),  # from the start of DIRECTORIES
+        ("bytes", "<u8"),  # 0: one posting, a list
+        ("sum", "<u8"),  # xxh3 of the directory's bytes
+    ]
+)
+assert TENANT_DTYPE.itemsize == 40
 
 PAGE_DTYPE: Final = np.dtype([("offset", "<u8"), ("blocks", "<u4"), ("rows", "<u4")])
 assert PAGE_DTYPE.itemsize == 16

@@ -12,8 +12,12 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -25,7 +29,16 @@ from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels.encode import encode_runs
 from vecstore.kernels.view import RAW_FORM
-from vecstore.layout import NO_ROW, PAGE, RUN_DTYPE, ExtentKind, ExtentRecord, Section, align
+from vecstore.layout import (
+    NO_ROW,
+    PAGE,
+    RUN_DTYPE,
+    SECTION_ALIGN,
+    ExtentKind,
+    ExtentRecord,
+    Section,
+    align,
+)
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -65,6 +78,7 @@ def place_runs(sizes: I64) -> I64:
     offsets = np.empty(len(sizes), np.int64)
     at = 0
     for i, size in enumerate(sizes.tolist()):
+        at = align(at, SECTION_ALIGN)
         if size >= PAGE or at // PAGE != (at + size - 1) // PAGE:
             at = align(at, PAGE)
         offsets[i] = at
@@ -72,18 +86,43 @@ def place_runs(sizes: I64) -> I64:
     return offsets
 
 
+@dataclass(frozen=True)
+class Postings:
+    """Postings of some tenants, to be written.
+
+    Attributes
+    ----------
+    tenants, numbers : uint32 (postings,)
+        Tenant and posting number, ascending.
+    centroids : float32 (postings, dim)
+        Not looked at for lists.
+    centres : int64 (postings,)
+        Address of what is subtracted before the rotation.
+    listed : bool (postings,)
+        Those that are written as a list of row numbers instead of codes.
+    first, rows
+        From `group`.
+    addresses : int64
+        Addresses of the raw rows, aligned with `rows`.
+    """
+
+    tenants: U32
+    numbers: U32
+    centroids: F32
+    centres: I64
+    listed: NDArray[np.bool_]
+    first: I64
+    rows: U32
+    addresses: I64
+
+
 def write_postings(
     folder: Path,
     number: int,
     collection: int,
-    tenant: int,
     model: Model,
     form: int,
-    centroids: F32,
-    postings: U32,
-    first: I64,
-    rows: U32,
-    addresses: I64,
+    postings: Postings,
     pool: ThreadPoolExecutor,
 ) -> ExtentRecord:
     """Encode rows against the centroids of their postings and write one extent.
@@ -94,25 +133,20 @@ def write_postings(
         Of the posting codec.
     form : int
         Number of the form of raw rows.
-    centroids : float32 (postings, dim)
-    postings : uint32 (postings,)
-        Posting numbers, ascending.  Empty postings get no run.
-    first, rows
-        From `group`.
-    addresses : int64
-        Addresses of the raw rows, aligned with `rows`.
+    postings : Postings
+        Empty ones get no run.
     pool : ThreadPoolExecutor
         Its threads encode.
     """
-    counts = np.diff(first)
-    blocks = -(-counts // BLOCK_ROWS)
+    counts = np.diff(postings.first)
+    blocks = np.where(postings.listed, 0, -(-counts // BLOCK_ROWS))
     view = model.view()
     view[RAW_FORM] = form
-    sizes = blocks * model.codec.run_block_bytes(model.dim)
+    sizes = np.where(postings.listed, 4 * counts, blocks * model.codec.run_block_bytes(model.dim))
     offsets = place_runs(sizes)
-    runs = np.zeros(len(postings), RUN_DTYPE)
-    runs["tenant"] = tenant
-    runs["posting"] = postings
+    runs = np.zeros(len(counts), RUN_DTYPE)
+    runs["tenant"] = postings.tenants
+    runs["posting"] = postings.numbers
     runs["offset"] = offsets
     runs["rows"] = counts
     runs["blocks"] = blocks
@@ -126,45 +160,83 @@ def write_postings(
     )
     try:
         writer.begin(Section.BLOCKS)
-        begin = 0
-        while begin < len(postings):
+        for begin, end in _pieces(offsets, sizes):
             base = int(offsets[begin])
-            end = int(np.searchsorted(offsets + sizes, base + PIECE_BYTES, side="right"))
-            end = max(end, begin + 1)
-            length = int(offsets[end - 1] + sizes[end - 1]) - base
-            piece = np.zeros(length + 64, np.uint8)
-            piece = piece[-piece.ctypes.data % 64 :][:length]
-            target = int(piece.ctypes.data) - base
-            cuts = np.linspace(begin, end, ENCODE_PARTS + 1).astype(int)
-
-            def encode(part: int, target: int = target, cuts: I64 = cuts) -> None:
-                encode_runs(
-                    view,
-                    centroids,
-                    True,
-                    first,
-                    addresses,
-                    rows,
-                    cuts[part],
-                    cuts[part + 1],
-                    offsets,
-                    target,
-                )
-
-            list(pool.map(encode, range(ENCODE_PARTS)))
+            piece = _encode_piece(view, postings, offsets, sizes, begin, end, pool)
             for run in range(begin, end):
                 start = int(offsets[run]) - base
                 data = piece[start : start + int(sizes[run])]
                 runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)
             writer.pad_to(base)
             writer.write(piece)
-            begin = end
         writer.end()
         writer.add(Section.RUNS, runs[counts > 0])
         return writer.finish(int(counts.sum()))
     except BaseException:
         writer.abandon()
         raise
+
+
+def _pieces(offsets: I64, sizes: I64) -> Iterator[tuple[int, int]]:
+    """Cut runs into ranges of about `PIECE_BYTES`."""
+    begin = 0
+    while begin < len(sizes):
+        base = int(offsets[begin])
+        end = int(np.searchsorted(offsets + sizes, base + PIECE_BYTES, side="right"))
+        end = max(end, begin + 1)
+        yield begin, end
+        begin = end
+
+
+def _encode_piece(
+    view: I64,
+    postings: Postings,
+    offsets: I64,
+    sizes: I64,
+    begin: int,
+    end: int,
+    pool: ThreadPoolExecutor,
+) -> NDArray[np.uint8]:
+    """Encode runs `begin` to `end` - 1 side by side."""
+    base = int(offsets[begin])
+    length = int(offsets[end - 1] + sizes[end - 1]) - base
+    piece = np.zeros(length + 64, np.uint8)
+    piece = piece[-piece.ctypes.data % 64 :][:length]
+    target = int(piece.ctypes.data) - base
+    first, rows = postings.first, postings.rows
+    for run in (begin + np.flatnonzero(postings.listed[begin:end])).tolist():
+        at = int(offsets[run]) - base
+        piece[at : at + int(sizes[run])].view(np.uint32)[:] = rows[first[run] : first[run + 1]]
+
+    def encode(span: tuple[int, int]) -> None:
+        encode_runs(
+            view,
+            postings.centroids,
+            postings.centres,
+            True,
+            first,
+            postings.addresses,
+            rows,
+            *span,
+            offsets,
+            target,
+        )
+
+    coded = begin + np.flatnonzero(~postings.listed[begin:end])
+    list(pool.map(encode, _spans(coded)))
+    return piece
+
+
+def _spans(runs: I64) -> list[tuple[int, int]]:
+    """Divide runs into some ranges of neighbours, without the runs between them."""
+    breaks = np.flatnonzero(np.diff(runs) != 1) + 1
+    spans = []
+    for part in np.split(runs, breaks):
+        if len(part):
+            cuts = np.linspace(0, len(part), min(len(part), ENCODE_PARTS) + 1).astype(int)
+            first = int(part[0])
+            spans += [(first + int(a), first + int(b)) for a, b in pairwise(cuts)]
+    return spans
 
 
 class PostingRuns:
@@ -176,17 +248,28 @@ class PostingRuns:
         self.runs = extent.array(Section.RUNS, RUN_DTYPE)
         self.address = extent.address(Section.BLOCKS)
         blocks = extent.array(Section.BLOCKS, np.uint8)
-        lengths = self.runs["blocks"].astype(np.uint64) * np.uint64(run_block_bytes)
-        ends = self.runs["offset"] + lengths
+        self.tenants: U32 = np.ascontiguousarray(self.runs["tenant"])
+        ends = self.runs["offset"] + self._lengths(self.runs).astype(np.uint64)
         if len(self.runs) and int(ends.max()) > blocks.nbytes:
             raise extent.corrupt(f"Extent {extent.number} names a run beyond its end.")
         self.checked = np.zeros(len(self.runs), np.bool_)
 
+    def _lengths(self, runs: NDArray[Any]) -> I64:
+        """Bytes of runs."""
+        coded = runs["blocks"].astype(np.int64) * self._run_block_bytes
+        return np.where(runs["blocks"] > 0, coded, 4 * runs["rows"].astype(np.int64))
+
+    def of_tenant(self, tenant: int) -> tuple[int, int]:
+        """First of a tenant's runs, and the one after the last."""
+        return (
+            int(np.searchsorted(self.tenants, tenant, side="left")),
+            int(np.searchsorted(self.tenants, tenant, side="right")),
+        )
+
     def data(self, run: int) -> NDArray[np.uint8]:
         """Bytes of a run."""
-        entry = self.runs[run]
-        start = int(entry["offset"])
-        end = start + int(entry["blocks"]) * self._run_block_bytes
+        start = int(self.runs[run]["offset"])
+        end = start + int(self._lengths(self.runs[run : run + 1])[0])
         data: NDArray[np.uint8] = self.extent.array(Section.BLOCKS, np.uint8)[start:end]
         return data
 
@@ -197,6 +280,9 @@ class PostingRuns:
 
     def entries(self, run: int, block_bytes: int) -> U32:
         """Row numbers that a run holds, in order."""
+        if not self.runs[run]["blocks"]:
+            listed: U32 = self.data(run).view(np.uint32)
+            return listed
         data = self.data(run)[: int(self.runs[run]["blocks"]) * block_bytes]
         numbers: U32 = data.view(np.uint32).reshape(-1, block_bytes // 4)[:, -BLOCK_ROWS:].ravel()
         rows: U32 = numbers[numbers != np.uint32(NO_ROW)]

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.calibrate import choose_effort
+from vecstore.calibrate import effort_of
 from vecstore.config import ANSWERS_MAX, RECALL_DEFAULT
 from vecstore.disk_errors import explain
 from vecstore.errors import (
     CorruptionError,
     InvalidArgumentError,
+    QuotaExceededError,
     UnknownIdError,
 )
 from vecstore.extent_set import Identity
@@ -34,9 +35,18 @@ from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
 from vecstore.results import Hit, Result, Tuning
+from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names
 from vecstore.search import Searcher, effort_array
 from vecstore.session import Session
-from vecstore.snapshot import Snapshot, find_rows, refuse_dropped, take_snapshot
+from vecstore.snapshot import (
+    Snapshot,
+    find_tenant,
+    refuse_dropped,
+    scan,
+    take_snapshot,
+)
+from vecstore.stats import collection_stats
+from vecstore.tenant_view import TenantView, open_tenant
 
 F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]
@@ -78,56 +88,119 @@ class Reader:
             return snapshot
 
     @_typed
+    def view(self) -> TenantView:
+        """Return the only tenant's view of the newest committed snapshot."""
+        with self._reading() as (snapshot, transaction):
+            return open_tenant(snapshot, transaction)
+
+    @_typed
     def nearest(
-        self, query: F32, k: int, recall: float | None, include: Sequence[str]
+        self, scope: Scope, query: F32, k: int, recall: float | None, include: Sequence[str]
     ) -> list[Hit]:
         """Answer one query (1, dim)."""
         with self._session as environment:
             transaction = environment.read()
             try:
                 snapshot, transaction = self._current(transaction)
-                wanted = min(k, snapshot.state.live_rows)
-                effort = self._effort(snapshot, recall, wanted)
-                if wanted == 0:
+                views = self._views(transaction, snapshot, scope)
+                if len(views) != 1 or not views[0].rows:
                     self._check_queries(query)
+                found: list[tuple[TenantView, U32, F32]] = []
+                for view in views:
+                    wanted = self._wanted(view, k)
+                    if wanted:
+                        effort = self._effort(view, recall, wanted)
+                        rows, distances, _ = self._searcher.one(view, effort, query, wanted)
+                        found.append((view, rows, distances))
+                if not found:
+                    self._parse_recall(recall)
                     return []
-                rows, distances, _ = self._searcher.one(snapshot, effort, query, wanted)
-                return self._hits(transaction, snapshot, rows, distances.tolist(), include)
+                if len(found) == 1:
+                    view, rows, distances = found[0]
+                    owners = owner_names(transaction, view, rows)
+                else:
+                    rows, distances, owners = merge(transaction, found, k)
+                return self._hits(transaction, snapshot, rows, distances.tolist(), include, owners)
             finally:
                 transaction.abort()
 
     @_typed
-    def nearest_many(self, queries: F32, k: int, recall: float | None) -> Result:
+    def nearest_many(self, scope: Scope, queries: F32, k: int, recall: float | None) -> Result:
         """Answer queries (n, dim) on all cores."""
-        with self._session as environment:
-            transaction = environment.read()
-            try:
-                snapshot, transaction = self._current(transaction)
-            finally:
-                transaction.abort()
-            wanted = min(k, snapshot.state.live_rows)
-            effort = self._effort(snapshot, recall, wanted)
-            shape = (len(queries), k)
-            if shape[0] * shape[1] > ANSWERS_MAX:
-                raise InvalidArgumentError(
-                    f"{shape[0]} queries with k = {k} have {shape[0] * shape[1]} answers; a batch "
-                    f"has at most {ANSWERS_MAX}. Divide it, or lower k."
-                )
-            rows = np.full(shape, NO_ROW, np.uint32)
-            distances = np.full(shape, np.inf, np.float32)
-            if wanted and len(queries):
-                rows[:, :wanted], distances[:, :wanted], _ = self._searcher.many(
-                    snapshot, effort, queries, wanted
-                )
-            else:
-                self._check_queries(queries)
-            return Result(snapshot.ids_of(rows.ravel()).reshape(shape), distances)
+        shape = (len(queries), k)
+        if shape[0] * shape[1] > ANSWERS_MAX:
+            raise InvalidArgumentError(
+                f"{shape[0]} queries with k = {k} have {shape[0] * shape[1]} answers; a batch "
+                f"has at most {ANSWERS_MAX}. Divide it, or lower k."
+            )
+        rows = np.full(shape, NO_ROW, np.uint32)
+        distances = np.full(shape, np.inf, np.float32)
+        owners = None if scope is None else np.full(shape, None, object)
+        with self._reading() as (snapshot, transaction):
+            views = self._views(transaction, snapshot, scope)
+            self._parse_recall(recall)
+            self._check_queries(queries)
+            found = []
+            for view in views:
+                wanted = self._wanted(view, k)
+                if wanted and len(queries):
+                    effort = self._effort(view, recall, wanted)
+                    found.append((view, *self._searcher.many(view, effort, queries, wanted)[:2]))
+            if len(found) == 1 and owners is None:
+                wanted = found[0][1].shape[1]
+                rows[:, :wanted], distances[:, :wanted] = found[0][1:]
+            elif found:
+                for i in range(len(queries)):
+                    one = [(view, r[i], d[i]) for view, r, d in found]
+                    own_rows, own_distances, names = merge(transaction, one, k)
+                    rows[i, : len(own_rows)] = own_rows
+                    distances[i, : len(own_rows)] = own_distances
+                    if owners is not None:
+                        owners[i, : len(own_rows)] = names
+            ids = snapshot.ids_of(rows.ravel()).reshape(shape)
+            return Result(ids, distances, owners)
+
+    def _views(
+        self, transaction: lmdb.Transaction, snapshot: Snapshot, scope: Scope
+    ) -> list[TenantView]:
+        """Views of the tenants named that exist; of the only one without names."""
+        if scope is None:
+            return [open_tenant(snapshot, transaction)]
+        views = []
+        for name in scope:
+            number = find_tenant(transaction, self._number, name)
+            if number is not None:
+                views.append(open_tenant(snapshot, transaction, number))
+        return views
+
+    def _wanted(self, view: TenantView, k: int) -> int:
+        """Hits that a tenant can give of k wanted."""
+        limit = view.record.quota_k
+        if limit is not None and k > limit:
+            raise QuotaExceededError(
+                f"Tenant {view.record.name!r} may ask for k = {limit} at most, not {k}; lower k, "
+                f"or raise the limit with set_quota."
+            )
+        return min(k, view.rows)
 
     @_typed
-    def fetch(self, ids: Ids) -> list[Hit | None]:
+    def count(self, scope: Scope) -> int:
+        """Rows that can be found, each once."""
+        with self._reading() as (snapshot, transaction):
+            views = self._views(transaction, snapshot, scope)
+            if len(views) == 1:
+                return views[0].rows
+            return count_distinct(transaction, views)
+
+    @_typed
+    def fetch(self, scope: Scope, ids: Ids) -> list[Hit | None]:
         """Rows by id, with metadata and document."""
         with self._reading() as (snapshot, transaction):
-            rows = self._rows(transaction, snapshot, ids).tolist()
+            check_id_kind(ids, snapshot.state.int_ids, self._name)
+            rows, owners = find_ids(
+                transaction, self._number, self._numbers(transaction, scope), ids
+            )
+            names = Names(transaction, self._number)
             return [
                 None
                 if row == NO_ROW
@@ -136,15 +209,17 @@ class Reader:
                     None,
                     self._metadata(transaction, row),
                     self._document(transaction, row),
+                    tenant=names[owner],
                 )
-                for value, row in zip(ids.plain(), rows, strict=True)
+                for value, row, owner in zip(ids.plain(), rows.tolist(), owners, strict=True)
             ]
 
     @_typed
-    def fetch_vectors(self, ids: Ids, missing: F32 | None = None) -> F32:
+    def fetch_vectors(self, scope: Scope, ids: Ids, missing: F32 | None = None) -> F32:
         """Raw vectors by id, float32 (n, dim); `missing` (dim,) stands for unknown ids."""
         with self._reading() as (snapshot, transaction):
-            rows = self._rows(transaction, snapshot, ids)
+            check_id_kind(ids, snapshot.state.int_ids, self._name)
+            rows, _ = find_ids(transaction, self._number, self._numbers(transaction, scope), ids)
             known = rows != np.uint32(NO_ROW)
             if known.all():
                 return self._read_vectors(snapshot, rows)
@@ -157,6 +232,26 @@ class Reader:
             out[known] = self._read_vectors(snapshot, rows[known])
             return out
 
+    def _numbers(self, transaction: lmdb.Transaction, scope: Scope) -> list[int]:
+        """Numbers of the tenants named that exist."""
+        if scope is None:
+            return [TENANT_NONE]
+        found = (find_tenant(transaction, self._number, name) for name in scope)
+        return [number for number in found if number is not None]
+
+    @_typed
+    def tenants(self) -> list[str]:
+        """Names of all tenants, sorted."""
+        with self._reading() as (_, transaction):
+            prefix = layout.key(self._number, Kind.TENANT_NAME)
+            return sorted(key[len(prefix) :].decode() for key, _ in scan(transaction, prefix))
+
+    @_typed
+    def stats(self) -> dict[str, Any]:
+        """Describe the newest committed snapshot."""
+        with self._reading() as (snapshot, transaction):
+            return collection_stats(snapshot, transaction)
+
     @_typed
     def tuning(self) -> Tuning | None:
         """Read the last tuning and its evidence."""
@@ -168,6 +263,7 @@ class Reader:
         """Let go of the maps; no call may run any more."""
         last, self._last = self._last, None
         if last is not None:
+            last.tenants.clear()
             for extent in last.extents.mapped.values():
                 extent.close()
 
@@ -197,8 +293,10 @@ class Reader:
                     try:
                         refuse_dropped(transaction, self._identity)
                         if last is None or last.transaction != transaction.id():
-                            last = take_snapshot(self._identity, transaction, last)
-                            self._last = last
+                            made = take_snapshot(self._identity, transaction, last)
+                            if last is not None and last.tenants is not made.tenants:
+                                last.tenants.clear()
+                            self._last = last = made
                         return last, transaction
                     except FileNotFoundError as error:
                         missing = str(error.filename)
@@ -215,20 +313,21 @@ class Reader:
             extent=int(Path(missing).stem),
         )
 
-    def _effort(self, snapshot: Snapshot, recall: float | None, k: int) -> NDArray[np.float64]:
-        """Effort for a recall, remembered with the snapshot."""
+    def _parse_recall(self, recall: float | None) -> float | None:
+        return recall if type(recall) is float and 0.0 < recall <= 1.0 else parse_recall(recall)
+
+    def _effort(self, view: TenantView, recall: float | None, k: int) -> NDArray[np.float64]:
+        """Effort for a recall, remembered with the view."""
         if type(recall) is not float:
             recall = parse_recall(recall)
-        effort = snapshot.efforts.get((recall, k))
+        effort = view.efforts.get((recall, k))
         if effort is None:
             target = parse_recall(recall)
-            state = snapshot.state
             if target is None:
-                target = state.tuned_recall or RECALL_DEFAULT
-            chosen = choose_effort(state.calibration, target, k, state.calibration_k)
-            if len(snapshot.efforts) >= _EFFORTS_MAX:
-                snapshot.efforts.clear()
-            effort = snapshot.efforts[(recall, k)] = effort_array(chosen, snapshot)
+                target = view.snapshot.state.tuned_recall or RECALL_DEFAULT
+            if len(view.efforts) >= _EFFORTS_MAX:
+                view.efforts.clear()
+            effort = view.efforts[(recall, k)] = effort_array(effort_of(view, target, k))
         return effort
 
     # --- rows ------------------------------------------------------------------------------
@@ -244,6 +343,7 @@ class Reader:
         rows: NDArray[np.uint32],
         distances: list[float],
         include: Sequence[str],
+        owners: list[str | None] | None,
     ) -> list[Hit]:
         numbers = [row for row in rows.tolist() if row != NO_ROW]
         state = snapshot.state
@@ -253,7 +353,7 @@ class Reader:
         if "vector" in include:
             vectors = self._read_vectors(snapshot, rows[: len(numbers)])
         ids = snapshot.id_list(numbers)
-        if not (metadata or documents or vectors is not None):
+        if not (metadata or documents or owners or vectors is not None):
             return list(map(Hit, ids, distances))
         return [
             Hit(
@@ -262,6 +362,7 @@ class Reader:
                 self._metadata(transaction, row) if metadata else None,
                 self._document(transaction, row) if documents else None,
                 None if vectors is None else vectors[place],
+                None if owners is None else owners[place],
             )
             for place, row in enumerate(numbers)
         ]
@@ -273,14 +374,6 @@ class Reader:
     def _document(self, transaction: lmdb.Transaction, row: int) -> str | None:
         raw = transaction.get(layout.key_u32(self._number, Kind.DOCUMENT, row))
         return None if raw is None else str(raw, "utf8")
-
-    def _rows(self, transaction: lmdb.Transaction, snapshot: Snapshot, ids: Ids) -> U32:
-        """Row of each id; NO_ROW for unknown ids."""
-        check_id_kind(ids, snapshot.state.int_ids, self._name)
-        rows = np.empty(len(ids), np.uint32)
-        for places, found in find_rows(transaction, self._number, TENANT_NONE, ids):
-            rows[places] = found
-        return rows
 
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._searcher.check_rows(snapshot, rows)

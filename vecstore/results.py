@@ -40,10 +40,13 @@ class Result(msgspec.Struct, frozen=True):
         Places without an answer hold -1, or None.
     distances : float32 (n, k)
         Places without an answer hold +inf.
+    tenants : object (n, k), or None
+        Owners of the rows; None in a collection without tenants.
     """
 
     ids: NDArray[Any]
     distances: NDArray[np.float32]
+    tenants: NDArray[Any] | None = None
 
 
 class Violation(msgspec.Struct, frozen=True):

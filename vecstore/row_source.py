@@ -67,3 +67,23 @@ class Rows:
     def take(self, indices: I64) -> F32:
         """Copy rows as the index sees them."""
         return normalised(self.take_raw(indices), self.metric)
+
+
+class Part:
+    """Some of the rows, numbered from 0: what one tenant's clustering sees.
+
+    Parameters
+    ----------
+    rows : Rows
+    places : int64 (n,)
+    """
+
+    def __init__(self, rows: Rows, places: I64) -> None:
+        self.dim = rows.dim
+        self.n = len(places)
+        self._rows = rows
+        self._places = places
+
+    def take(self, indices: I64) -> F32:
+        """Copy rows as the index sees them."""
+        return self._rows.take(self._places[indices])

@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 
 import lmdb
@@ -54,6 +55,8 @@ class RowLog:
         Row numbers, ascending.
     ids : list
         Ids, aligned.
+    tenants : dict
+        Places of each tenant's rows, ascending, but for `TENANT_NONE`, which has them all.
     count : int
         Rows held.
     """
@@ -62,6 +65,7 @@ class RowLog:
         self.vectors: NDArray[np.uint8] = np.empty((64, row_bytes), np.uint8)
         self.numbers: NDArray[np.uint32] = np.empty(64, np.uint32)
         self.ids: list[int | str] = []
+        self.tenants: dict[int, array[int]] = {}
         self.count = 0
         self.next_row = 0
 
@@ -70,13 +74,25 @@ class RowLog:
     ) -> NDArray[np.uint32]:
         """Append the rows that LMDB has beyond those held; return their numbers."""
         start = self.count
-        for row, _, raw_id, vector in read_log(transaction, collection, max(first, self.next_row)):
+        for row, tenant, raw_id, vector in read_log(
+            transaction, collection, max(first, self.next_row)
+        ):
             if self.count == len(self.numbers):
                 self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
                 self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
             self.vectors[self.count] = np.frombuffer(vector, np.uint8)
             self.numbers[self.count] = row
+            if tenant != layout.TENANT_NONE:
+                self.tenants.setdefault(tenant, array("I")).append(self.count)
             self.ids.append(layout.decode_id(raw_id, is_int))
             self.count += 1
             self.next_row = row + 1
         return self.numbers[start : self.count]
+
+    def places(self, tenant: int, count: int) -> NDArray[np.uint32]:
+        """Places of a tenant's rows among the first `count`."""
+        own = self.tenants.get(tenant)
+        if own is None:
+            return np.zeros(0, np.uint32)
+        places: NDArray[np.uint32] = np.array(own, np.uint32)
+        return places[: int(np.searchsorted(places, count))]

@@ -16,6 +16,7 @@ from vecstore.kernels.rows import rows_intact
 from vecstore.kernels.scratch import ESTIMATES_MAX, Scratch
 from vecstore.kernels.search import search_many
 from vecstore.snapshot import Snapshot
+from vecstore.tenant_view import TenantView
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -25,7 +26,7 @@ _QUERIES_PER_TASK = 32
 _EXACT = np.array([-1.0, 0.0, 0.0, 0.0])
 
 
-def effort_array(effort: Effort | None, snapshot: Snapshot) -> NDArray[np.float64]:
+def effort_array(effort: Effort | None) -> NDArray[np.float64]:
     """Effort as kernels take it; None asks for an exact scan."""
     if effort is None:
         return _EXACT
@@ -66,7 +67,7 @@ class Searcher:
 
     def _run(
         self,
-        snapshot: Snapshot,
+        tenant: TenantView,
         effort: NDArray[np.float64],
         queries: F32,
         first: int,
@@ -75,17 +76,17 @@ class Searcher:
         distances: F32,
     ) -> I64:
         """Answer a range of queries."""
-        scratch = self._scratch(snapshot.view)
+        scratch = self._scratch(tenant.view)
         counters = scratch.counters
         counters[:] = 0
         status = search_many(
-            snapshot.view,
+            tenant.view,
             scratch.table,
             effort,
             queries,
             first,
             end,
-            snapshot.state.live_rows,
+            tenant.rows,
             counters,
             rows,
             distances,
@@ -93,9 +94,11 @@ class Searcher:
         totals = counters.copy()
         self._idle.append(scratch)
         if totals[v.DAMAGED]:
-            raise snapshot.extents.damage(int(totals[v.DAMAGED]) - 1)
+            raise tenant.damage(int(totals[v.DAMAGED]) - 1)
         if status >= 0:
             raise describe_bad_query(status)
+        if totals[v.UNLISTED]:
+            return self._run(tenant.listed, effort, queries, first, end, rows, distances)
         return totals
 
     def check_rows(self, snapshot: Snapshot, rows: U32) -> None:
@@ -109,16 +112,16 @@ class Searcher:
             raise snapshot.extents.damage(damaged - 1)
 
     def one(
-        self, snapshot: Snapshot, effort: NDArray[np.float64], query: F32, k: int
+        self, tenant: TenantView, effort: NDArray[np.float64], query: F32, k: int
     ) -> tuple[U32, F32, I64]:
         """Answer one query (1, dim): row numbers, distances and kernel counters."""
         rows = np.empty((1, k), np.uint32)
         distances = np.empty((1, k), np.float32)
-        counters = self._run(snapshot, effort, query, 0, 1, rows, distances)
+        counters = self._run(tenant, effort, query, 0, 1, rows, distances)
         return rows[0], distances[0], counters
 
     def many(
-        self, snapshot: Snapshot, effort: NDArray[np.float64], queries: F32, k: int
+        self, tenant: TenantView, effort: NDArray[np.float64], queries: F32, k: int
     ) -> tuple[U32, F32, I64]:
         """Answer queries (n, dim) on all cores: rows (n, k), distances (n, k), counters."""
         n = len(queries)
@@ -128,7 +131,7 @@ class Searcher:
 
         def part(start: int) -> I64:
             end = min(n, start + _QUERIES_PER_TASK)
-            return self._run(snapshot, effort, queries, start, end, rows, distances)
+            return self._run(tenant, effort, queries, start, end, rows, distances)
 
         if len(starts) <= 1 or self.workers == 1:
             parts = [part(start) for start in starts]

@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.codecs import Codec, find_codec
-from vecstore.config import CHUNK_ROWS
+from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
 from vecstore.errors import CollectionNotFoundError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.ids import Ids
 from vecstore.kernels import view as v
-from vecstore.layout import ChangeRecord, ExtentKind, Kind, StateRecord
+from vecstore.layout import ChangeRecord, ExtentKind, Kind, StateRecord, TenantRecord
+from vecstore.lru import LruBytes
 from vecstore.rowlog import RowLog
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-_ABSENT = layout.U32.pack(layout.NO_ROW)
+ABSENT = layout.U32.pack(layout.NO_ROW)
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Snapshot:
     log_vectors : uint8 (capacity, row bytes)
         The log's buffer as it was; the first `log_count` rows count.
     view : int64 array
-        What kernels take; valid as long as the snapshot is referenced.
+        What kernels take but for the tenant's part; valid as long as the snapshot is referenced.
     arrays : tuple
         What the view points to beside the rest.
-    efforts : dict
-        Efforts chosen so far, by recall and k.
+    tenants : LruBytes
+        Views of tenants made so far, by number (see `vecstore.tenant_view`).
     """
 
     identity: Identity
@@ -59,7 +60,9 @@ class Snapshot:
     log_vectors: NDArray[np.uint8]
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
-    efforts: dict[Any, NDArray[np.float64]] = field(repr=False, default_factory=dict)
+    tenants: LruBytes[int, Any] = field(
+        repr=False, default_factory=lambda: LruBytes(INDEX_CACHE_BYTES)
+    )
 
     def id_of(self, row: int) -> int | str:
         """Id of a live row."""
@@ -94,6 +97,15 @@ class Snapshot:
             if inside.any():
                 ids[inside] = self.extents.row_ids(extent.first_row).many(rows[inside])
         return ids
+
+    def places_of(self, rows: NDArray[np.uint32]) -> I64:
+        """Places of rows in order of insertion, by which ties are broken."""
+        places = rows.astype(np.int64)
+        for place, row in enumerate(rows.tolist()):
+            chunk = row // CHUNK_ROWS
+            if chunk < len(self.extents.chunk_order) and self.extents.chunk_order[chunk]:
+                places[place] = self.extents.inserted(row)
+        return places
 
     def is_live(self, row: int) -> bool:
         """Tell whether a row number is a live row."""
@@ -148,7 +160,7 @@ def find_rows(
     They come in the order of keys, some at a time: neighbours in LMDB share pages.
     """
     for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
-        values: list[Any] = [transaction.get(key, _ABSENT) for key in keys]
+        values: list[Any] = [transaction.get(key, ABSENT) for key in keys]
         yield places, layout.unpack_rows(values)
 
 
@@ -166,6 +178,18 @@ def read_state(transaction: lmdb.Transaction, collection: int) -> StateRecord:
     """Read a collection's state record."""
     raw = transaction.get(layout.key(collection, Kind.STATE))
     return StateRecord() if raw is None else layout.unpack(raw, type=StateRecord)
+
+
+def find_tenant(transaction: lmdb.Transaction, collection: int, name: str) -> int | None:
+    """Number of a tenant; None when there is none of this name."""
+    raw = transaction.get(layout.key(collection, Kind.TENANT_NAME, name.encode()))
+    return None if raw is None else int(layout.U32.unpack(raw)[0])
+
+
+def read_tenant(transaction: lmdb.Transaction, collection: int, tenant: int) -> TenantRecord:
+    """Read a tenant's record; that of one who has written nothing is all zeros."""
+    raw = transaction.get(layout.key_u32(collection, Kind.TENANT, tenant))
+    return TenantRecord() if raw is None else layout.unpack(raw, type=TenantRecord)
 
 
 def _live_bitmap(
@@ -208,7 +232,7 @@ def take_snapshot(
     if old is not None and state.changes_trimmed <= old.transaction:
         changes = _changes(transaction, collection, old.transaction)
     if old is not None and changes == []:
-        return replace(old, transaction=number)
+        return replace(old, transaction=number)  # shares the views of tenants
     same_extents = changes is not None and not any(change.extents for change in changes)
     if old is not None and same_extents:
         extents, log = old.extents, old.log
@@ -277,9 +301,6 @@ def _assemble(
     view[v.CHUNK_ORDER] = chunk_order.ctypes.data
     view[v.CHUNK_SUMS] = chunk_sums.ctypes.data
     view[v.LIVE] = live.ctypes.data
-    view[v.LOG_ROWS] = log.count
-    view[v.LOG_NUMBERS] = log.numbers.ctypes.data
-    view[v.LOG_VECTORS] = log.vectors.ctypes.data
     view[v.RAW_FORM] = identity.form.number
     view[v.ROW_BYTES] = identity.row_bytes
     arrays = (log.vectors, log.numbers, chunk_address, chunk_order, chunk_sums)

@@ -134,7 +134,7 @@ class Store:
         metric : {"l2", "cosine", "ip"}
             "l2" by default.
         tenants : bool
-            False; this version has no tenants.
+            The rows belong to tenants, kept strictly apart; see `Collection.tenant`.
         codec : str
             How postings hold rows: "auto", "rabitq1" to "rabitq8", "int8", "int4", "float32",
             "float16", or "pq" or "opq" and the number of bytes, as in "opq32". An existing
@@ -155,13 +155,13 @@ class Store:
         with self._session:
             record = self._catalogue().get(name)
             if record is None:
-                record = self._create(name, dim, metric, codec, raw)
+                record = self._create(name, dim, metric, tenants, codec, raw)
             if codec is not None and self._codec_in_use(record) == find_codec(codec, record.dim):
                 codec = record.codec
             _compare(name, record, dim, metric, tenants, codec, raw)
             with self._lock:
                 known = self._collections.get(name)
-                if known is None or known._identity.record.number != record.number:
+                if known is None or known._core.identity.record.number != record.number:
                     identity = Identity(name, record, self._environment.extents)
                     known = self._collections[name] = Collection(self._session, identity)
                 return known
@@ -241,6 +241,7 @@ class Store:
         name: str,
         dim: int | None,
         metric: str | None,
+        tenants: bool | None,
         codec: str | None,
         raw: str | None,
     ) -> CollectionRecord:
@@ -253,6 +254,11 @@ class Store:
                 f"There is no collection {name!r}; pass dim= to create it."
             )
         with self._session.write_lock, self._environment.write() as transaction:
+            if tenants and find_codec(codec or "auto", int(dim)).parts:
+                raise InvalidArgumentError(
+                    f"codec is {codec!r}, which learns from the rows of all tenants; choose one "
+                    f"that learns from none, such as 'auto' or 'rabitq4'."
+                )
             name_key = layout.key(0, Kind.CATALOGUE, name.encode())
             existing = transaction.get(name_key)
             if existing is not None:
@@ -262,7 +268,7 @@ class Store:
                 number=store.next_collection,
                 dim=int(dim),
                 metric=Metric.parse(metric or "l2"),
-                tenants=False,
+                tenants=bool(tenants),
                 codec=codec or "auto",
                 raw=find_form(raw or DEFAULT).name,
                 seed=store.next_collection,
@@ -286,10 +292,8 @@ def _check_options(
         Metric.parse(metric)
     if codec is not None:
         find_codec(codec, DIM_MAX if dim is None else int(dim))
-    if tenants is not None and tenants is not False:
-        raise InvalidArgumentError(
-            f"tenants is {tenants!r}; this version has no tenants. Use a collection for each."
-        )
+    if tenants is not None and not isinstance(tenants, bool):
+        raise InvalidArgumentError(f"tenants is {tenants!r}; use True or False.")
     if raw is not None:
         find_form(raw)
 

@@ -11,6 +11,7 @@ from vecstore.errors import InvalidVectorError
 from vecstore.ids import Ids, parse_ids
 from vecstore.inputs import as_array, check_values
 from vecstore.reader import Reader
+from vecstore.scopes import Scope
 
 F32 = NDArray[np.float32]
 
@@ -32,15 +33,18 @@ class EmbeddingTable:
     dtype = np.dtype(np.float32)
     __iter__ = None  # ids are no positions
 
-    def __init__(self, reader: Reader, name: str, dim: int, missing: Any = None) -> None:
+    def __init__(
+        self, reader: Reader, scope: Scope, name: str, dim: int, missing: Any = None
+    ) -> None:
         self._reader = reader
+        self._scope = scope
         self._name = name
         self.dim = dim
         self._missing = None if missing is None else _one_row(missing, dim, name)
 
     def __len__(self) -> int:
         """Count live rows."""
-        return self._reader.newest().state.live_rows
+        return self._reader.count(self._scope)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,7 +61,7 @@ class EmbeddingTable:
         flat = array.ravel()
         parsed = parse_ids(flat if array.dtype.kind in "iu" else flat.tolist())
         distinct, places = _distinct(parsed)
-        vectors = self._reader.fetch_vectors(distinct, self._missing)
+        vectors = self._reader.fetch_vectors(self._scope, distinct, self._missing)
         if places is not None:
             vectors = vectors[places]
         return vectors.reshape(*array.shape, self.dim)

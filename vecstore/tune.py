@@ -13,9 +13,9 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,17 +35,17 @@ from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import Effort
 from vecstore.errors import InvalidArgumentError
-from vecstore.extent_set import Identity
 from vecstore.facts import Edit, put_store, read_store
-from vecstore.layout import Kind
+from vecstore.kernels import view as v
+from vecstore.layout import TENANT_NONE, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.results import Candidate, Tuning
-from vecstore.search import Searcher, effort_array
-from vecstore.session import WriteLock
+from vecstore.search import effort_array
 from vecstore.snapshot import Snapshot, with_index
 from vecstore.stats import index_bytes
-from vecstore.storage import Environment
+from vecstore.tenant_view import TenantView, make_view
+from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
 
@@ -65,7 +65,7 @@ class _Entrant:
 
     codec: Codec
     built: Built
-    snapshot: Snapshot
+    tenant: TenantView
     measured: list[Measured]
     ram_bytes: int
     disk_bytes: int
@@ -73,44 +73,26 @@ class _Entrant:
 
 
 class Tuner:
-    """Tunes one collection.
+    """Tunes one collection without tenants."""
 
-    Parameters
-    ----------
-    environment : Environment
-    identity : Identity
-    snapshot : callable
-        Gives the newest committed snapshot.
-    lock : WriteLock
-        The store's write lock; it is held throughout.
-    searcher : Searcher
-    """
-
-    def __init__(
-        self,
-        environment: Environment,
-        identity: Identity,
-        snapshot: Callable[[], Snapshot],
-        lock: WriteLock,
-        searcher: Searcher,
-    ) -> None:
-        self._environment = environment
-        self._identity = identity
-        self._snapshot = snapshot
-        self._lock = lock
-        self._searcher = searcher
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._environment = writing.environment
+        self._identity = writing.identity
+        self._searcher = writing.searcher
 
     def tune(self, request: Request, progress: Progress) -> Tuning:
         """Measure all candidates and keep the best."""
-        with self._lock:
-            snapshot = self._snapshot()
-            workload = self._workload(snapshot, request, progress)
-            if workload is None or snapshot.extents.directory is None:
-                return self._without_index(snapshot, request)
+        with self._writing.lock:
+            snapshot = self._writing.newest()
+            tenant = self._writing.view(snapshot)
+            workload = self._workload(tenant, request, progress)
+            if workload is None or not tenant.view[v.POSTINGS]:
+                return self._without_index(tenant, request)
             entrants: list[_Entrant] = []
             numbers = ExtentNumbers(self._environment)
             try:
-                left_out = self._enter(snapshot, request, workload, numbers, entrants, progress)
+                left_out = self._enter(tenant, request, workload, numbers, entrants, progress)
                 points = self._points(entrants, request)
                 times = self._time(points, workload, progress)
                 candidates = [
@@ -133,22 +115,22 @@ class Tuner:
             return tuning
 
     def _workload(
-        self, snapshot: Snapshot, request: Request, progress: Progress
+        self, tenant: TenantView, request: Request, progress: Progress
     ) -> Workload | None:
-        if not snapshot.state.live_rows:
+        if not tenant.rows:
             raise InvalidArgumentError(
                 f"Collection {self._identity.name!r} is empty; tune it when it holds the rows that "
                 f"queries will meet."
             )
-        self._searcher.check_rows(snapshot, snapshot.live_rows())
+        self._searcher.check_rows(tenant.snapshot, tenant.row_numbers())
         if request.queries is not None:
-            return given(snapshot, request.queries, request.k, progress)
-        return held_out(snapshot, QUERIES, request.k, progress)
+            return given(tenant, request.queries, request.k, progress)
+        return held_out(tenant, QUERIES, request.k, progress)
 
-    def _without_index(self, snapshot: Snapshot, request: Request) -> Tuning:
+    def _without_index(self, tenant: TenantView, request: Request) -> Tuning:
         """Few rows: every query scans all of them, whatever the codec will be."""
-        rows = snapshot.state.live_rows
-        ram, disk, _ = index_bytes(snapshot)
+        rows, snapshot = tenant.rows, tenant.snapshot
+        ram, disk, _ = index_bytes(tenant)
         exact = Candidate(
             codec=snapshot.extents.codec.name,
             probes=0,
@@ -179,7 +161,7 @@ class Tuner:
 
     def _enter(
         self,
-        snapshot: Snapshot,
+        tenant: TenantView,
         request: Request,
         workload: Workload,
         numbers: ExtentNumbers,
@@ -193,11 +175,9 @@ class Tuner:
         dict
             Bytes on disk that the codecs left out would take at least.
         """
-        directory = snapshot.extents.directory
-        assert directory is not None
-        entries = sum(int(part.runs["rows"].sum()) for part in snapshot.extents.postings)
+        entries = int(tenant.index.entry_counts().sum())
         dim = self._identity.record.dim
-        _, disk, postings = index_bytes(snapshot)
+        _, disk, postings = index_bytes(tenant)
         left_out: dict[str, int] = {}
         pool = worker_pool(self._searcher.workers)
         try:
@@ -212,8 +192,8 @@ class Tuner:
                     progress(f"{name}: {stage}", done, total)
 
                 builder = Builder(self._identity, codec, numbers, pool, report)
-                built = builder.rewrite(snapshot, directory)
-                changed = with_index(snapshot, codec, built.extents)
+                built = builder.rewrite(tenant.snapshot, tenant)
+                changed = _with_index(tenant, codec, built)
                 entrant = _Entrant(codec, built, changed, [], *index_bytes(changed))
                 entrants.append(entrant)
                 rough = measure(changed, self._searcher, workload.part(ROUGH_QUERIES), report)
@@ -251,11 +231,11 @@ class Tuner:
         taken = np.empty((len(points), ROUNDS, len(queries)))
         for turn in range(ROUNDS):
             for place, (entrant, found) in enumerate(points):
-                settings = effort_array(found.effort, entrant.snapshot)
+                settings = effort_array(found.effort)
                 for i in range(len(queries)):
                     start = time.perf_counter_ns()
                     self._searcher.one(
-                        entrant.snapshot, settings, queries[i : i + 1], workload.wanted
+                        entrant.tenant, settings, queries[i : i + 1], workload.wanted
                     )
                     taken[place, turn, i] = time.perf_counter_ns() - start
             progress("time", turn + 1, ROUNDS)
@@ -279,11 +259,12 @@ class Tuner:
             edit = Edit(transaction, self._identity)
             edit.retire_index(snapshot.extents)
             edit.add_extents(winner.built.extents)
-            state = edit.state
-            state.codec = winner.codec.name
-            state.calibration = [found.record() for found in winner.measured]
-            state.calibration_k = workload.wanted
-            state.calibration_note = calibration_note(workload, state.live_rows)
+            edit.state.codec = winner.codec.name
+            record = edit.tenant(TENANT_NONE)
+            record.directory = winner.built.directory
+            record.calibration = [found.record() for found in winner.measured]
+            record.calibration_k = workload.wanted
+            record.calibration_note = calibration_note(workload, record.rows)
             self._store(edit, tuning)
             edit.finish()
 
@@ -293,6 +274,14 @@ class Tuner:
         edit.state.tuned_rows = tuning.rows
         key = layout.key(self._identity.record.number, Kind.TUNING)
         edit.transaction.put(key, layout.pack(tuning))
+
+
+def _with_index(tenant: TenantView, codec: Codec, built: Built) -> TenantView:
+    """View the only tenant with other postings and another directory."""
+    snapshot = with_index(tenant.snapshot, codec, built.extents)
+    record = msgspec.structs.replace(tenant.record, directory=built.directory)
+    none = np.zeros(0, np.uint32)
+    return make_view(snapshot, TENANT_NONE, record, none, none)
 
 
 def _candidate(

@@ -9,7 +9,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,36 +17,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import layout
-from vecstore.build import Builder, Built, next_chunk
-from vecstore.calibrate import calibrate
-from vecstore.clustering import Progress, worker_pool
+from vecstore import layout, membership
+from vecstore.clustering import Progress, silent
 from vecstore.config import (
     BULK_ROWS_MIN,
     CHUNK_ROWS,
-    FRAGMENTS_MAX,
-    GROWTH_MAX,
     LOG_BYTES_MAX,
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
-    ROWS_MAX,
 )
-from vecstore.errors import DiskFullError, DuplicateIdError, InvalidArgumentError
-from vecstore.extent_set import Identity
-from vecstore.facts import Edit, put_store, read_store
+from vecstore.errors import DiskFullError, QuotaExceededError
+from vecstore.facts import Edit
 from vecstore.ids import Ids, check_id_kind
+from vecstore.indexing import Indexer, NewRows
 from vecstore.layout import TENANT_NONE, Kind
-from vecstore.publish import ExtentNumbers, abandon
-from vecstore.reclaim import remove_retired
-from vecstore.row_source import Rows
 from vecstore.rowlog import log_value
-from vecstore.search import Searcher
-from vecstore.session import WriteLock
-from vecstore.snapshot import Snapshot
-from vecstore.storage import Environment
+from vecstore.snapshot import Snapshot, find_tenant
+from vecstore.tenancy import Tenancy
+from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
+REVOKED_MAX = 4
+"""A tenant is divided anew when more than one in this many of its entries is revoked."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +48,22 @@ class Batch:
 
     Attributes
     ----------
+    ids : Ids
     vectors : array-like (n, dim) of any real dtype
+    metadata, documents : sequence, optional
+    tenancy : Tenancy, optional
+        None in a collection without tenants.
     """
 
     ids: Ids
     vectors: Any
     metadata: Sequence[dict[str, Any] | None] | None
     documents: Sequence[str | None] | None
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Report no progress."""
+    tenancy: Tenancy | None = None
 
 
 class Writer:
     """Writes to one collection.
-
-    Parameters
-    ----------
-    environment : Environment
-    identity : Identity
-    snapshot : callable
-        Gives the newest committed snapshot.
-    lock : WriteLock
-        The store's write lock.
-    searcher : Searcher
-        Used to calibrate a trained index.
 
     Attributes
     ----------
@@ -88,19 +71,13 @@ class Writer:
         Why the last maintenance was put off; empty when it was done.
     """
 
-    def __init__(
-        self,
-        environment: Environment,
-        identity: Identity,
-        snapshot: Callable[[], Snapshot],
-        lock: WriteLock,
-        searcher: Searcher,
-    ) -> None:
-        self._environment = environment
-        self._identity = identity
-        self._snapshot = snapshot
-        self._lock = lock
-        self._searcher = searcher
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._environment = writing.environment
+        self._identity = writing.identity
+        self._snapshot = writing.newest
+        self._lock = writing.lock
+        self._indexer = Indexer(writing)
         self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
@@ -110,194 +87,212 @@ class Writer:
                 self._put_bulk(batch, add, progress)
             else:
                 self._put_log(batch, add)
-            with self._maintenance():
-                self._flush_if_due(progress)
-                self._settle(progress)
+            self._maintain(progress)
 
     def _bulk_rows_min(self) -> int:
         """Rows from which on a call is written as extents rather than to the row log."""
-        snapshot = self._snapshot()
-        return max(BULK_ROWS_MIN, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
+        rows = self._snapshot().state.live_rows
+        return max(BULK_ROWS_MIN, int(rows * LOG_INDEXED_FRACTION))
 
-    @contextmanager
-    def _maintenance(self) -> Iterator[None]:
+    def _maintain(self, progress: Progress = silent) -> None:
         """Work after the call's own commit: a full disk puts it off, the call has succeeded."""
         try:
-            yield
+            self._flush_if_due(progress)
+            self._indexer.settle(progress)
             self.behind = ""
         except DiskFullError as error:
             self.behind = str(error)
 
-    def delete(self, ids: Ids) -> int:
-        """Delete rows by id; unknown ids are skipped. Returns rows removed."""
-        with self._lock, self._environment.write() as transaction:
-            edit = Edit(transaction, self._identity)
-            rows = edit.delete_ids(TENANT_NONE, ids)
-            if rows:
-                edit.kill(rows)
-                edit.finish()
-            return len(rows)
-
-    # --- small calls -----------------------------------------------------------------------
-
-    def _put_log(self, batch: Batch, add: bool) -> None:
-        raw_rows = self._identity.form.encode(np.asarray(batch.vectors, np.float32))
-        with self._environment.write() as transaction:
-            edit = Edit(transaction, self._identity)
-            self._replace(edit, batch.ids, add)
-            first = edit.state.next_row
-            rows = range(first, first + len(batch.ids))
-            self._reserve(edit, first, len(rows))
-            edit.put_ids(TENANT_NONE, batch.ids, np.array(rows, np.uint32))
-            collection = self._identity.record.number
-            for row, raw_id, raw_row in zip(rows, batch.ids.encoded(), raw_rows, strict=True):
-                transaction.put(
-                    layout.key_u32(collection, Kind.LOG, row),
-                    log_value(TENANT_NONE, raw_id, raw_row),
-                )
-            edit.put_facts(rows, batch.metadata, batch.documents)
-            edit.finish()
-
-    def _replace(self, edit: Edit, ids: Ids, add: bool) -> None:
-        """End the rows that the ids pointed to so far; fix the kind of ids at the first write."""
-        if edit.state.int_ids is None:
-            edit.state.int_ids = ids.is_int
-        check_id_kind(ids, edit.state.int_ids, self._identity.name)
-        edit.kill(self._known_rows(edit, ids, add))
-
-    def _known_rows(self, edit: Edit, ids: Ids, add: bool) -> list[int]:
-        """Rows that the ids have; raises when there are any and `add` refuses them."""
-        if not edit.state.live_rows:
-            return []
-        rows = []
-        for place, row in edit.rows_of(TENANT_NONE, ids):
-            if add:
-                raise DuplicateIdError(
-                    f"Id {ids.one(place)!r} exists already in collection "
-                    f"{self._identity.name!r}; use upsert to replace it. Nothing was written."
-                )
-            rows.append(row)
-        return rows
-
-    def _reserve(self, edit: Edit, first: int, count: int) -> None:
-        if first + count > ROWS_MAX:
-            raise InvalidArgumentError(
-                f"Collection {self._identity.name!r} has used {first} row numbers and can give "
-                f"no {count} more (at most {ROWS_MAX}); copy it into a new collection."
-            )
-        edit.state.next_row = first + count
-
-    # --- large calls -----------------------------------------------------------------------
-
-    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
-        snapshot = self._snapshot()
-        transaction = self._environment.read()
-        try:
-            replaced = self._known_rows(Edit(transaction, self._identity), batch.ids, add)
-        finally:
-            transaction.abort()
-        self._write_index(snapshot, batch, np.array(replaced, np.uint32), progress)
-
     def _flush_if_due(self, progress: Progress) -> None:
         snapshot = self._snapshot()
-        if snapshot.log_count > self._log_rows_max(snapshot):
-            self._write_index(snapshot, None, np.empty(0, np.uint32), progress)
-
-    def _settle(self, progress: Progress) -> None:
-        """Remove what new extents replaced; calibrate an index that is not, or was put off."""
-        remove_retired(self._environment)
-        snapshot = self._snapshot()
-        if snapshot.extents.directory is not None and not snapshot.state.calibration_note:
-            calibrate(self._environment, self._identity, snapshot, self._searcher, progress)
+        if snapshot.log_count + snapshot.state.pending > self._log_rows_max(snapshot):
+            self._indexer.run(snapshot, progress=progress)
 
     def _log_rows_max(self, snapshot: Snapshot) -> int:
         """Fresh rows that the row log may hold."""
-        rows = max(LOG_ROWS_MAX, int(snapshot.state.indexed_rows * LOG_INDEXED_FRACTION))
+        rows = max(LOG_ROWS_MAX, int(snapshot.state.live_rows * LOG_INDEXED_FRACTION))
         return min(rows, max(CHUNK_ROWS, LOG_BYTES_MAX // self._identity.row_bytes))
 
-    def _write_index(
-        self, snapshot: Snapshot, batch: Batch | None, replaced: U32, progress: Progress
-    ) -> None:
-        """Bring the row log and a batch into extents; train anew when the index outgrew itself."""
-        state = snapshot.state
-        numbers = ExtentNumbers(self._environment)
-        pool = worker_pool(self._searcher.workers)
-        builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress)
-        directory = snapshot.extents.directory
-        fresh = 0 if batch is None else len(batch.ids)
-        log_rows = snapshot.log.numbers[: snapshot.log_count]
-        live_log = log_rows[layout.get_bits(snapshot.live, log_rows)]
-        grown = state.indexed_rows + len(live_log) + fresh
-        train = (
-            directory is None
-            or grown > GROWTH_MAX * state.trained_rows
-            or len(snapshot.extents.postings) >= FRAGMENTS_MAX
-        )
-        kept = snapshot.live_rows() if train else live_log
-        kept = np.setdiff1d(kept, replaced).astype(np.uint32)
-        self._searcher.check_rows(snapshot, kept)
-        vectors = None if batch is None else batch.vectors
-        rows = Rows(self._identity, snapshot.addresses(kept), vectors)
-        first_row = next_chunk(state.next_row)
-        ids: Any = np.empty(0, np.int64) if batch is None else batch.ids.values
-        builts: list[Built] = []
-        try:
-            if snapshot.log_count:
-                builts.append(builder.store_log(snapshot))
-            if rows.n == 0:
-                train = False
-            elif train or directory is None:
-                builts.append(builder.train(rows, kept, first_row, state.next_posting, ids))
-            else:
-                builts.append(builder.append(rows, kept, first_row, directory, ids))
-            progress("publish", 0, 1)
-            self._publish(snapshot, builts, batch, train, rows.n, first_row, numbers)
-        except BaseException:
-            abandon(self._environment, self._identity, builts)
-            raise
-        finally:
-            pool.shutdown()
+    # --- rows ------------------------------------------------------------------------------
 
-    def _publish(
-        self,
-        snapshot: Snapshot,
-        builts: list[Built],
-        batch: Batch | None,
-        train: bool,
-        indexed: int,
-        first_row: int,
-        numbers: ExtentNumbers,
-    ) -> None:
-        """Name new extents, retire old ones and point ids at rows, in one transaction."""
-        with self._environment.write() as transaction:
-            store = read_store(transaction)
-            store.next_extent = numbers.value
-            put_store(transaction, store)
+    def _put_log(self, batch: Batch, add: bool) -> None:
+        raw_rows = self._identity.form.encode(np.asarray(batch.vectors, np.float32))
+        with self._editing() as edit:
+            first = edit.state.next_row
+            rows = np.arange(first, first + len(batch.ids), dtype=np.uint32)
+            edit.reserve(first, len(rows))
+            tenants = self._tenants(edit, batch)
+            owners = self._put_facts(edit, batch, tenants, rows, add, indexed=False)
+            put = edit.transaction.put
+            for row, owner, raw_id, raw_row in zip(
+                rows.tolist(), owners.tolist(), batch.ids.encoded(), raw_rows, strict=True
+            ):
+                key = layout.key_u32(edit.collection, Kind.LOG, row)
+                put(key, log_value(owner, raw_id, raw_row))
+
+    def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
+        snapshot = self._snapshot()
+        with self._writing.reading() as transaction:
             edit = Edit(transaction, self._identity)
-            state = edit.state
-            if batch is not None:
-                self._replace(edit, batch.ids, False)
-                self._reserve(edit, first_row, len(batch.ids))
-                rows = builts[-1].numbers
-                edit.put_ids(TENANT_NONE, batch.ids, rows)
-                edit.put_facts(rows.tolist(), batch.metadata, batch.documents)
-            state.next_row = next_chunk(state.next_row)
-            state.log_first = state.next_row
-            if snapshot.log_count:
-                edit.clear_log()
-            if train:
-                edit.retire_index(snapshot.extents)
-                state.next_posting += builts[-1].postings
-                state.trained_rows = indexed
-                state.indexed_rows = indexed
-                state.trained_spread = builts[-1].spread
-                state.later_rows = 0
-                state.later_spread = 0.0
-            elif indexed:
-                state.indexed_rows += indexed
-                total = state.later_spread * state.later_rows + builts[-1].spread * indexed
-                state.later_rows += indexed
-                state.later_spread = total / state.later_rows
-            for built in builts:
-                edit.add_extents(built.extents)
+            self._check_kind(edit, batch.ids)
+            tenants = self._tenants(edit, batch)
+            owners = _owners(batch, tenants)
+            replaced = []
+            for tenant, places in by_tenant(owners):
+                own = batch.ids if places is None else batch.ids.part(places)
+                replaced += membership.known_rows(edit, tenant, own, add=add)
+        tenancy = batch.tenancy
+        granted = {}
+        if tenancy is not None and len(tenancy.granted_to):
+            to = tenants[tenancy.granted_to]
+            granted = {
+                tenant: tenancy.granted_rows if places is None else tenancy.granted_rows[places]
+                for tenant, places in by_tenant(to)
+            }
+        new = NewRows(batch.vectors, batch.ids.values, owners, granted)
+
+        def put_facts(edit: Edit, rows: U32) -> None:
+            self._put_facts(edit, batch, self._tenants(edit, batch), rows, add, indexed=True)
+
+        self._indexer.run(
+            snapshot,
+            new,
+            np.array(replaced, np.uint32),
+            put_facts,
+            progress=progress,
+        )
+
+    def _put_facts(
+        self, edit: Edit, batch: Batch, tenants: U32, rows: U32, add: bool, *, indexed: bool
+    ) -> U32:
+        """Write ids, grants, metadata and documents of new rows; returns their owners."""
+        self._check_kind(edit, batch.ids)
+        owners = _owners(batch, tenants)
+        for tenant, places in by_tenant(owners):
+            own = (batch.ids, rows) if places is None else (batch.ids.part(places), rows[places])
+            membership.put_rows(edit, tenant, *own, add=add)
+            self._check_quota(edit, tenant)
+        tenancy = batch.tenancy
+        if tenancy is not None and len(tenancy.granted_to):
+            self._put_grants(edit, batch, tenancy, tenants, owners, rows, indexed)
+        edit.put_facts(rows.tolist(), batch.metadata, batch.documents)
+        return owners
+
+    def _put_grants(
+        self,
+        edit: Edit,
+        batch: Batch,
+        tenancy: Tenancy,
+        tenants: U32,
+        owners: U32,
+        rows: U32,
+        indexed: bool,
+    ) -> None:
+        """Grant new rows as the call says."""
+        to = tenants[tenancy.granted_to]
+        for tenant, places in by_tenant(to):
+            own = tenancy.granted_rows if places is None else tenancy.granted_rows[places]
+            ids = batch.ids.part(own)
+            membership.grant_new(edit, tenant, ids, rows[own], owners[own], pending=not indexed)
+        membership.put_grantees(edit, rows[tenancy.granted_rows], to)
+
+    def _check_kind(self, edit: Edit, ids: Ids) -> None:
+        """Fix the kind of ids at the first write, and hold others to it."""
+        if edit.state.int_ids is None:
+            edit.state.int_ids = ids.is_int
+        check_id_kind(ids, edit.state.int_ids, self._identity.name)
+
+    def _tenants(self, edit: Edit, batch: Batch) -> U32:
+        """Numbers of the tenants that a call names; new ones are created."""
+        if batch.tenancy is None:
+            return np.zeros(1, np.uint32)
+        numbers = [edit.tenant_number(name) for name in batch.tenancy.names]
+        return np.array(numbers, np.uint32)
+
+    def _check_quota(self, edit: Edit, tenant: int) -> None:
+        record = edit.tenant(tenant)
+        if record.quota_rows is not None and record.rows > record.quota_rows:
+            raise QuotaExceededError(
+                f"Tenant {record.name!r} would have {record.rows} rows and may have "
+                f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
+                f"written."
+            )
+
+    def delete(self, ids: Ids, tenant: str | None = None) -> int:
+        """Delete rows by id; unknown ids are skipped. Returns rows removed."""
+        with self._lock, self._editing() as edit:
+            number = self._number(edit, tenant)
+            return 0 if number is None else membership.delete_rows(edit, number, ids)
+
+    # --- tenants ---------------------------------------------------------------------------
+
+    def grant(self, ids: Ids, owner: str, grantee: str) -> int:
+        """Let another tenant see rows of the owner; returns how many it did not see before."""
+        with self._lock:
+            with self._editing() as edit:
+                number = self._number(edit, owner)
+                if number is None:
+                    return 0
+                count = membership.grant(edit, number, edit.tenant_number(grantee), ids)
+            self._maintain()
+            return count
+
+    def revoke(self, ids: Ids, owner: str, grantee: str) -> int:
+        """End grants; returns how many there were."""
+        with self._lock:
+            with self._editing() as edit:
+                number, other = self._number(edit, owner), self._number(edit, grantee)
+                if number is None or other is None:
+                    return 0
+                count = membership.revoke(edit, number, other, ids)
+                record = edit.tenant(other)
+                worn = record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX
+            if worn:
+                self._indexer.run(self._snapshot(), anew={other})
+            self._maintain()
+            return count
+
+    def drop_tenant(self, name: str) -> None:
+        """Delete a tenant and its rows; unknown ones are skipped."""
+        with self._lock, self._editing() as edit:
+            number = self._number(edit, name)
+            if number is not None:
+                membership.drop_tenant(edit, number)
+
+    def set_quota(self, name: str, quota: dict[str, int | None]) -> None:
+        """Set what a tenant may have and ask for; None lifts a limit."""
+        with self._lock, self._editing() as edit:
+            record = edit.tenant(edit.tenant_number(name))
+            for limit, value in quota.items():
+                setattr(record, f"quota_{limit}", value)
+
+    def _number(self, edit: Edit, tenant: str | None) -> int | None:
+        if tenant is None:
+            return TENANT_NONE
+        return find_tenant(edit.transaction, edit.collection, tenant)
+
+    @contextmanager
+    def _editing(self) -> Iterator[Edit]:
+        """One transaction's changes; what raises undoes them all."""
+        with self._environment.write() as transaction:
+            edit = Edit(transaction, self._identity)
+            yield edit
             edit.finish()
+
+
+def _owners(batch: Batch, tenants: U32) -> U32:
+    """Tenant of each row of a call."""
+    if batch.tenancy is None:
+        return np.zeros(len(batch.ids), np.uint32)
+    return tenants[batch.tenancy.owners]
+
+
+def by_tenant(owners: U32) -> list[tuple[int, NDArray[np.int64] | None]]:
+    """Tenants and places of their rows; None for the places when all are of one tenant."""
+    if not len(owners):
+        return []
+    if (owners == owners[0]).all():
+        return [(int(owners[0]), None)]
+    order = np.argsort(owners, kind="stable")
+    tenants, first = np.unique(owners[order], return_index=True)
+    return list(zip(tenants.tolist(), np.split(order, first[1:]), strict=True))

@@ -109,6 +109,7 @@ class Model:
         encode_runs(
             self.view(),
             centroids,
+            np.zeros(1, np.int64),
             True,
             np.array([0, len(x)]),
             x.ctypes.data + 4 * self.dim * np.arange(len(x)),

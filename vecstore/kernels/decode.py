@@ -118,7 +118,7 @@ def decode_run(view, centroid, run, blocks, target):
     centroid_turned = turned + 4 * wide
     row = centroid_turned + 4 * wide
     if codec == PQ:
-        part_centred(view, centroid, centroid_turned)
+        part_centred(view, centroid, view[CENTRE], centroid_turned)
     else:
         rotate_centred(centroid, view[CENTRE], dim, padded, view[SIGNS], centroid_turned)
     for at in range(target.shape[0]):

@@ -54,7 +54,9 @@ def _empty_places(view, block, first):
 
 
 @kernel
-def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, offsets, target):
+def encode_runs(
+    view, centroids, centres, raw, first, addresses, numbers, begin, end, offsets, target
+):
     """Encode the rows of runs `begin` to `end` - 1 into blocks, and what stands behind them.
 
     Parameters
@@ -62,6 +64,8 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
     view : int64 array (see `vecstore.kernels.view`)
         The fields that `vecstore.codecs.Model.view` fills, and RAW_FORM.
     centroids : float32 (runs, dim)
+    centres : int64 (runs,)
+        Address of what is subtracted before the rotation, for each run; 0: the view's CENTRE.
     raw : bool
         The rows are raw and get normalised under cosine; otherwise they are used as they are.
     first : int64 (runs + 1,)
@@ -90,10 +94,11 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
     room = centroid_turned + 4 * wide
     for run in range(begin, end):
         centroid = centroids.ctypes.data + 4 * dim * run
+        centre = centres[run] if centres[run] != 0 else view[CENTRE]
         if codec == PQ:
-            part_centred(view, centroid, centroid_turned)
+            part_centred(view, centroid, centre, centroid_turned)
         else:
-            rotate_centred(centroid, view[CENTRE], dim, padded, view[SIGNS], centroid_turned)
+            rotate_centred(centroid, centre, dim, padded, view[SIGNS], centroid_turned)
         block = target + offsets[run]
         blocks = (first[run + 1] - first[run] + BLOCK_ROWS - 1) // BLOCK_ROWS
         extra = block + blocks * block_bytes
@@ -102,12 +107,12 @@ def encode_runs(view, centroids, raw, first, addresses, numbers, begin, end, off
             decode_row(view[RAW_FORM], addresses[i], dim, prepared)
             prepare(metric if raw else L2, prepared, dim, prepared)
             if codec == PQ:
-                part_centred(view, prepared, turned)
+                part_centred(view, prepared, centre, turned)
                 encode_parts(view, prepared, turned, centroid, centroid_turned, room, block, place)
             elif codec in (FLOAT32, FLOAT16):
                 encode_values(view, prepared, block, place)
             else:
-                rotate_centred(prepared, view[CENTRE], dim, padded, view[SIGNS], turned)
+                rotate_centred(prepared, centre, dim, padded, view[SIGNS], turned)
                 if codec == RABITQ:
                     encode_signs(view, prepared, turned, centroid, centroid_turned, block, place)
                     if view[EXTRA_BYTES] > 0:

@@ -91,7 +91,7 @@ def prepare(metric, source, dim, target):
 
 @kernel
 def rotate_centred(prepared, centre, dim, padded, signs, target):
-    """Subtract the collection's centre, pad with zeros, rotate."""
+    """Subtract the centre, pad with zeros, rotate."""
     for i in range(dim):
         store_f32(target, i, load_f32(prepared, i) - load_f32(centre, i))
     for i in range(dim, padded):
@@ -100,10 +100,9 @@ def rotate_centred(prepared, centre, dim, padded, signs, target):
 
 
 @kernel
-def part_centred(view, prepared, target):
-    """Subtract the collection's centre; turn by the learned rotation, or pad with zeros."""
+def part_centred(view, prepared, centre, target):
+    """Subtract the centre; turn by the learned rotation, or pad with zeros."""
     dim = view[DIM]
-    centre = view[CENTRE]
     wide = view[PARTS] * view[PART_DIM]
     if view[MATRIX] == 0:
         for i in range(dim):
@@ -228,7 +227,7 @@ def make_query(view, scratch):
         error = bits_float(np.uint32(view[GRID_ERROR]))
         store_f32(facts, ROUNDING, _rounding(step, error, padded))
     elif codec == PQ:
-        part_centred(view, query, scratch[PARTED])
+        part_centred(view, query, view[CENTRE], scratch[PARTED])
         query_tables(view, scratch[PARTED], scratch[TABLES])
         store_f32(facts, CODE_SCALE, np.float32(1.0))
         store_f32(facts, CODE_SHIFT, np.float32(0.0))

@@ -112,6 +112,10 @@ def route(view, scratch, probes, pages_probed):
     metric = view[METRIC]
     pages = view[PAGES]
     found = 0
+    if view[POSTINGS] == 1:
+        distance = centroid_distance(metric, scratch[QUERY], view[CENTROIDS], dim)
+        store_u64(scratch[HEAP], 0, heap_key(distance, 0))
+        return 1
     if pages <= pages_probed:
         for nearby in range(pages):
             found = _estimate_page(view, scratch, nearby, found)

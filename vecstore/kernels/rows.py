@@ -8,9 +8,10 @@ from vecstore.config import BLOCK_ROWS, CHUNK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.checksum import xxh3
 from vecstore.kernels.distance import exact_distance
-from vecstore.kernels.intrinsics import load_f32, load_i64, load_u32, load_u64, store_u64
+from vecstore.kernels.intrinsics import load_f32, load_i64, load_u32, load_u64, prefetch, store_u64
 from vecstore.kernels.topk import offer
 from vecstore.kernels.view import (
+    ALL_ROWS,
     BLOCK_BYTES,
     CHUNK_ADDRESS,
     CHUNK_SUMS,
@@ -19,11 +20,14 @@ from vecstore.kernels.view import (
     DAMAGED,
     DIM,
     EXTRA_BYTES,
+    FRESH_ADDRESSES,
+    FRESH_NUMBERS,
+    FRESH_ROWS,
+    FRESH_VECTORS,
     HASH,
+    LISTED,
+    LISTED_ROWS,
     LIVE,
-    LOG_NUMBERS,
-    LOG_ROWS,
-    LOG_VECTORS,
     LOWER,
     METRIC,
     PAGE_CHECKED,
@@ -40,6 +44,11 @@ from vecstore.kernels.view import (
 
 _INF = np.float32(np.inf)
 _PAGE_BYTES = 4096
+_LINE_BYTES = 64
+_LINES_MAX = 16
+"""Cache lines of a raw row that are asked for ahead; the processor's streamer takes the rest."""
+_AHEAD = 4
+"""Rows that an exact scan over a list asks for ahead."""
 
 
 @kernel
@@ -89,6 +98,14 @@ def raw_address(view, row):
     if base == 0:
         return base
     return base + (row - chunk * CHUNK_ROWS) * view[ROW_BYTES]
+
+
+@kernel
+def ask_for(view, row):
+    """Ask for the first lines of a raw row, so that they arrive before it is read."""
+    address = raw_address(view, row)
+    for line in range(min(_LINES_MAX, view[ROW_BYTES] // _LINE_BYTES + 1)):
+        prefetch(address + line * _LINE_BYTES)
 
 
 @kernel
@@ -143,16 +160,19 @@ def rerank(view, scratch, counters, n, rows, distances, count):
 
 
 @kernel
-def scan_log(view, scratch, rows, distances, count):
-    """Exact distances of all fresh rows."""
+def scan_fresh(view, scratch, rows, distances, count):
+    """Exact distances of all rows that stand in no posting yet."""
     dim = view[DIM]
     form = view[RAW_FORM]
     metric = view[METRIC]
     last = rows.shape[0] - 1
-    for i in range(view[LOG_ROWS]):
-        row = np.int64(load_u32(view[LOG_NUMBERS], i))
+    for i in range(view[FRESH_ROWS]):
+        row = np.int64(load_u32(view[FRESH_NUMBERS], i))
         if is_live(view, row):
-            address = view[LOG_VECTORS] + view[ROW_BYTES] * i
+            if view[FRESH_ADDRESSES] == 0:
+                address = view[FRESH_VECTORS] + view[ROW_BYTES] * i
+            else:
+                address = load_i64(view[FRESH_ADDRESSES], i)
             distance = exact_distance(form, metric, scratch[QUERY], address, dim)
             if count <= last or distance <= distances[last]:
                 count = offer(view, rows, distances, count, np.uint32(row), distance)
@@ -160,20 +180,35 @@ def scan_log(view, scratch, rows, distances, count):
 
 
 @kernel
-def scan_raw(view, scratch, counters, rows, distances, count):
-    """Exact distances of all live rows in extents."""
-    dim = view[DIM]
-    form = view[RAW_FORM]
-    metric = view[METRIC]
+def _scan_row(view, scratch, counters, row, rows, distances, count):
+    """Exact distance of a row in an extent."""
+    if not is_live(view, row) or not row_intact(view, scratch, counters, row):
+        return count
+    counters[COUNT_RERANKED] += 1
+    address = raw_address(view, row)
+    distance = exact_distance(view[RAW_FORM], view[METRIC], scratch[QUERY], address, view[DIM])
     last = rows.shape[0] - 1
+    if count <= last or distance <= distances[last]:
+        count = offer(view, rows, distances, count, np.uint32(row), distance)
+    return count
+
+
+@kernel
+def scan_exactly(view, scratch, counters, rows, distances, count):
+    """Exact distances of all live rows in extents: those listed, or all there are."""
+    listed = view[LISTED]
+    if listed != ALL_ROWS:
+        for i in range(listed):
+            if i + _AHEAD < listed:
+                ahead = np.int64(load_u32(view[LISTED_ROWS], i + _AHEAD))
+                if is_live(view, ahead):
+                    ask_for(view, ahead)
+            own = np.int64(load_u32(view[LISTED_ROWS], i))
+            if is_live(view, own) and raw_address(view, own) != 0:
+                count = _scan_row(view, scratch, counters, own, rows, distances, count)
+        return count
     for chunk in range(view[CHUNKS]):
-        if load_i64(view[CHUNK_ADDRESS], chunk) == 0:
-            continue
-        for row in range(chunk * CHUNK_ROWS, (chunk + 1) * CHUNK_ROWS):
-            if is_live(view, row) and row_intact(view, scratch, counters, row):
-                counters[COUNT_RERANKED] += 1
-                address = raw_address(view, row)
-                distance = exact_distance(form, metric, scratch[QUERY], address, dim)
-                if count <= last or distance <= distances[last]:
-                    count = offer(view, rows, distances, count, np.uint32(row), distance)
+        if load_i64(view[CHUNK_ADDRESS], chunk) != 0:
+            for row in range(chunk * CHUNK_ROWS, (chunk + 1) * CHUNK_ROWS):
+                count = _scan_row(view, scratch, counters, row, rows, distances, count)
     return count

@@ -19,12 +19,11 @@ from vecstore.kernels.intrinsics import (
     load_i64,
     load_u32,
     lowest_bit,
-    prefetch,
     store_f32,
     store_u32,
     store_u64,
 )
-from vecstore.kernels.rows import is_live, raw_address, rerank, run_intact
+from vecstore.kernels.rows import ask_for, is_live, rerank, run_intact
 from vecstore.kernels.topk import heap_pop, heapify, histogram_cut, offer_upper
 from vecstore.kernels.view import (
     BITS,
@@ -45,7 +44,6 @@ from vecstore.kernels.view import (
     PLANE_SHIFT,
     PLANES_AT,
     RABITQ,
-    ROW_BYTES,
     RUN_ADDRESS,
     RUN_BLOCKS,
     STEPS,
@@ -56,9 +54,6 @@ from vecstore.kernels.view import (
 )
 
 _INF = np.float32(np.inf)
-_LINE_BYTES = 64
-_LINES_MAX = 16
-"""Cache lines of a raw row that are asked for ahead; the processor's streamer takes the rest."""
 RERANK_AT = 16
 """Survivors of 1-bit codes that wait before their exact distances are taken."""
 RERANK_AT_END = SURVIVORS_MAX - BLOCK_ROWS
@@ -74,14 +69,6 @@ def bounds_above(view, k):
 
 
 @kernel
-def _ask(view, row):
-    """Ask for a raw vector."""
-    address = raw_address(view, row)
-    for line in range(min(_LINES_MAX, view[ROW_BYTES] // _LINE_BYTES + 1)):
-        prefetch(address + line * _LINE_BYTES)
-
-
-@kernel
 def _push(scratch, n, row, lower):
     """Put a row on the list of survivors."""
     store_u32(scratch[SURVIVORS], n, np.uint32(row))
@@ -94,7 +81,7 @@ def _keep(view, scratch, n, row, lower):
     """Put a live row on the list of survivors and ask for its raw vector."""
     if not is_live(view, row):
         return n
-    _ask(view, row)
+    ask_for(view, row)
     return _push(scratch, n, row, lower)
 
 
@@ -272,7 +259,7 @@ def rerank_last(view, scratch, counters, waiting, rows, distances, count):
         key = heap_pop(heap, size - taken)
         row = np.int64(key >> np.uint64(32))
         if row != previous:
-            _ask(view, row)
+            ask_for(view, row)
             n = _push(scratch, n, row, load_f32(lowers, np.int64(key & np.uint64(0xFFFF_FFFF))))
         previous = row
     return rerank(view, scratch, counters, n, rows, distances, count)

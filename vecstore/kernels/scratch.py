@@ -27,8 +27,8 @@ class Scratch:
 
     def __init__(self, view: I64) -> None:
         self._shape = _shape(view)
-        dim, padded, pages, wide, parts = self._shape
-        heap = max(ESTIMATES_MAX, pages)
+        dim, padded, wide, parts = self._shape
+        heap = max(ESTIMATES_MAX, int(view[v.PAGES]))
         sizes = {
             v.QUERY: 4 * dim,
             v.ROTATED: 4 * padded,
@@ -60,10 +60,9 @@ class Scratch:
 
     def fits(self, view: I64) -> bool:
         """Tell whether the memory serves a view."""
-        return self._shape == _shape(view)
+        return self._shape == _shape(view) and bool(view[v.PAGES] <= self.table[v.HEAP_MAX])
 
 
-def _shape(view: I64) -> tuple[int, int, int, int, int]:
-    fields = view[[v.DIM, v.PADDED, v.PAGES, v.PARTS, v.PART_DIM]]
-    dim, padded, pages, parts, part_dim = fields.tolist()
-    return dim, padded, pages, parts * part_dim, parts
+def _shape(view: I64) -> tuple[int, int, int, int]:
+    dim, padded, parts, part_dim = view[[v.DIM, v.PADDED, v.PARTS, v.PART_DIM]].tolist()
+    return dim, padded, parts * part_dim, parts

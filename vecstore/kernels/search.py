@@ -13,7 +13,7 @@ from vecstore.kernels.cache import kernel
 from vecstore.kernels.estimate import error_factors
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
-from vecstore.kernels.rows import rerank, scan_log, scan_raw
+from vecstore.kernels.rows import rerank, scan_exactly, scan_fresh
 from vecstore.kernels.scan import bounds_above, rerank_last, scan_posting, seed, threshold
 from vecstore.kernels.topk import clear_uppers
 from vecstore.kernels.view import (
@@ -21,13 +21,16 @@ from vecstore.kernels.view import (
     CENTROIDS,
     COUNT_POSTINGS,
     DIM,
+    LISTED,
     METRIC,
+    NO_LIST,
     NO_ROW,
     PAGES_PROBED,
     POSTINGS,
     PROBES,
     QUERY,
     SPREAD,
+    UNLISTED,
 )
 
 _INF = np.float32(np.inf)
@@ -100,8 +103,9 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
     live_rows : int64
         Rows that can be found at all.
     counters : int64 (COUNTERS,)
-        Added to: postings probed, rows scanned, rows refined by further bits, rows reranked;
-        DAMAGED is set when a checksum does not hold, and the answers are then worth nothing.
+        Added to: postings probed, rows scanned, rows refined by further bits, rows reranked, and
+        queries that found too few rows and lack a list for an exact scan (UNLISTED); DAMAGED is
+        set when a checksum does not hold, and the answers are then worth nothing.
     rows : uint32 (n, k), distances : float32 (n, k)
         Receive the answers, nearest first; places left over get NO_ROW and +inf.
 
@@ -122,10 +126,12 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
         count = 0
         if effort[PROBES] >= 0 and view[POSTINGS] > 0:
             count = _search_index(view, scratch, effort, counters, top_rows, top_distances)
-            count = scan_log(view, scratch, top_rows, top_distances, count)
+            count = scan_fresh(view, scratch, top_rows, top_distances, count)
         if count < min(k, live_rows):
-            count = scan_log(view, scratch, top_rows, top_distances, count)
-            count = scan_raw(view, scratch, counters, top_rows, top_distances, count)
+            count = scan_fresh(view, scratch, top_rows, top_distances, count)
+            if view[LISTED] == NO_LIST:
+                counters[UNLISTED] += 1
+            count = scan_exactly(view, scratch, counters, top_rows, top_distances, count)
         for j in range(count, k):
             top_rows[j] = _NO_ROW
             top_distances[j] = _INF

@@ -33,10 +33,10 @@ CHUNK_ADDRESS: Final = 19  # i64 (chunks,): raw rows; 0 = none
 CHUNK_ORDER: Final = 20  # i64 (chunks,): u32 places in order of insertion; 0 = row number
 CHUNK_SUMS: Final = 21  # i64 (chunks,): u64 xxh3 of each page of raw rows
 PAGE_CHECKED: Final = 22  # u64 bitmap over pages of raw rows, set on the first use
-LIVE: Final = 23  # u64 bitmap over rows
-LOG_ROWS: Final = 24  # fresh rows
-LOG_NUMBERS: Final = 25  # u32 (fresh rows,)
-LOG_VECTORS: Final = 26  # u8 (fresh rows, row bytes)
+LIVE: Final = 23  # u64 bitmap over rows that may be found
+FRESH_ROWS: Final = 24  # rows that stand in no posting yet
+FRESH_NUMBERS: Final = 25  # u32 (fresh rows,)
+FRESH_VECTORS: Final = 26  # u8 (fresh rows, row bytes), where FRESH_ADDRESSES is 0
 BITS: Final = 27  # of a code, per dimension
 STEPS: Final = 28  # rounds of the block kernel's inner loop
 EXTRA_BYTES: Final = 29  # of a row, behind the blocks of its run
@@ -48,7 +48,10 @@ CODEBOOK: Final = 34  # f32 (parts, part dim, 256)
 MATRIX: Final = 35  # f32 (parts * part dim, dim), learned rotation; 0 = none
 RAW_FORM: Final = 36  # of raw rows, in extents and in the log
 ROW_BYTES: Final = 37  # from one raw row to the next
-VIEW_FIELDS: Final = 38
+FRESH_ADDRESSES: Final = 38  # i64 (fresh rows,), when they do not stand one after the other
+LISTED: Final = 39  # rows of an exact scan, or ALL_ROWS, or NO_LIST
+LISTED_ROWS: Final = 40  # u32 (listed,), ascending
+VIEW_FIELDS: Final = 41
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -99,10 +102,15 @@ COUNT_ROWS: Final = 1
 COUNT_RERANKED: Final = 2
 DAMAGED: Final = 3  # 1 + run, or 1 + page + PAGE_TAG, whose checksum does not hold
 COUNT_REFINED: Final = 4
-COUNTERS: Final = 5
+UNLISTED: Final = 5  # queries that need an exact scan over a list that is not there
+COUNTERS: Final = 6
 
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF
+
+# --- lists of an exact scan ------------------------------------------------------------------
+ALL_ROWS: Final = -1  # all that have a place in extents
+NO_LIST: Final = -2  # not made yet
 
 # --- metrics, as `vecstore.config.Metric` ----------------------------------------------------
 L2: Final = 0

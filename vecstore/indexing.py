@@ -1,0 +1,305 @@
+"""Bringing rows into the index: what a flush, a bulk load and a retraining do alike.
+
+Each tenant that has something new is looked at by itself: rows that fit its present shape are
+appended as fragments, a tenant that outgrew it is divided anew.  All of it becomes visible in
+one commit.
+
+Invariants
+----------
+* After a flush no row is fresh, and nothing granted is pending.
+* A tenant divided anew gets new posting numbers; its old runs stay in their extents, unread,
+  until these are rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.build import Builder, Built, next_chunk
+from vecstore.calibrate import calibrate
+from vecstore.clustering import Progress, silent, worker_pool
+from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
+from vecstore.division import Assignment, Divider, size_class
+from vecstore.facts import Edit, put_store, read_store
+from vecstore.layout import TENANT_NONE, Kind
+from vecstore.publish import ExtentNumbers, abandon
+from vecstore.reclaim import remove_retired
+from vecstore.row_source import Rows
+from vecstore.snapshot import Snapshot, scan
+from vecstore.tenant_view import TenantView
+from vecstore.writing import Writing
+
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+_NO_ROWS = np.zeros(0, np.uint32)
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Rows that come with a call, on their way into the index.
+
+    Attributes
+    ----------
+    vectors : array-like (n, dim)
+    ids : int64 array or list of str
+    owners : uint32 (n,)
+        Tenant of each.
+    granted : dict
+        For each tenant to whom some are granted, their places, int64.
+    """
+
+    vectors: Any
+    ids: Any
+    owners: U32
+    granted: dict[int, I64] = field(default_factory=dict)
+
+
+@dataclass
+class _Share:
+    """What one tenant brings into a build.
+
+    Attributes
+    ----------
+    view : TenantView
+    stored : uint32
+        Row numbers of its entries that are stored already.
+    places : int64
+        Places of its new rows.
+    train : bool
+        Its postings are made anew, from all that it has.
+    """
+
+    view: TenantView
+    stored: U32
+    places: I64
+    train: bool
+
+
+class Indexer:
+    """Brings the rows of one collection into its index."""
+
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._environment = writing.environment
+        self._identity = writing.identity
+        self._untested: set[int] = set()
+
+    def run(
+        self,
+        snapshot: Snapshot,
+        new: NewRows | None = None,
+        replaced: U32 = _NO_ROWS,
+        put_facts: Callable[[Edit, U32], None] | None = None,
+        *,
+        anew: Collection[int] = (),
+        progress: Progress = silent,
+    ) -> None:
+        """Bring fresh rows, pending grants and new rows into extents.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            The newest.
+        new : NewRows, optional
+        replaced : uint32
+            Rows that end with this call.
+        put_facts : callable
+            `put_facts(edit, row numbers)` writes ids and facts of the new rows, once they are
+            numbered.
+        anew : collection of int
+            Tenants that are divided anew in any case.
+        """
+        numbers = ExtentNumbers(self._environment)
+        pool = worker_pool(self._writing.searcher.workers)
+        codec = snapshot.extents.codec
+        builder = Builder(self._identity, codec, numbers, pool, progress)
+        everything = len(snapshot.extents.postings) >= FRAGMENTS_MAX
+        touched = self._touched(snapshot, everything) | set(anew)
+        shares = self._shares(snapshot, new, replaced, touched, touched if everything else anew)
+        stored = [share.stored for share in shares]
+        kept = np.unique(np.concatenate([np.zeros(0, np.uint32), *stored])).astype(np.uint32)
+        self._writing.searcher.check_rows(snapshot, kept)
+        vectors = None if new is None else new.vectors
+        rows = Rows(self._identity, snapshot.addresses(kept), vectors)
+        first_row = next_chunk(snapshot.state.next_row)
+        builts: list[Built] = []
+        try:
+            if snapshot.log_count:
+                builts.append(builder.store_log(snapshot))
+            assignments: list[Assignment] = []
+            if rows.n:
+                divider = Divider(self._identity, rows, pool, progress)
+                assignments = self._divide(snapshot, divider, shares, kept)
+                models = [
+                    share.view.index.directory.model
+                    for share in shares
+                    if not share.train and share.view.index.directory is not None
+                ]
+                owners = np.zeros(0, np.uint32) if new is None else new.owners
+                ids: Any = np.zeros(0, np.int64) if new is None else new.ids
+                model = models[0] if models else None
+                builts.append(builder.write(rows, kept, first_row, owners, ids, assignments, model))
+            progress("publish", 0, 1)
+            emptied = touched - {one.leaves.tenant for one in assignments}
+            with self._environment.write() as transaction:
+                edit = Edit(transaction, self._identity)
+                self._publish(edit, snapshot, builts, assignments, emptied if everything else ())
+                store = read_store(transaction)
+                store.next_extent = numbers.value
+                put_store(transaction, store)
+                if everything or self._replaces_all(assignments):
+                    edit.retire_index(snapshot.extents)
+                if new is not None and put_facts is not None:
+                    edit.reserve(first_row, len(new.owners))
+                    put_facts(edit, builts[-1].numbers)
+                edit.state.next_row = next_chunk(edit.state.next_row)
+                edit.state.log_first = edit.state.next_row
+                edit.finish()
+        except BaseException:
+            abandon(self._environment, self._identity, builts)
+            raise
+        finally:
+            pool.shutdown()
+
+    # --- what belongs to whom --------------------------------------------------------------
+
+    def _shares(
+        self,
+        snapshot: Snapshot,
+        new: NewRows | None,
+        replaced: U32,
+        touched: Collection[int],
+        anew: Collection[int],
+    ) -> list[_Share]:
+        """Shares of all tenants that have something new, by number."""
+        fresh = _places_by_tenant(new)
+        shares = []
+        for tenant in sorted({*fresh, *touched}):
+            view = self._writing.view(snapshot, tenant)
+            share = self._share(view, fresh.get(tenant, np.zeros(0, np.int64)), replaced)
+            share.train = share.train or tenant in anew
+            if share.train:
+                stored = np.setdiff1d(view.row_numbers(), replaced)
+                share.stored = stored.astype(np.uint32)
+            if len(share.stored) or len(share.places):
+                shares.append(share)
+        return shares
+
+    def _share(self, view: TenantView, places: I64, replaced: U32) -> _Share:
+        """Share of one tenant: what is fresh, and whether that still fits its index."""
+        fresh = view.fresh[layout.get_bits(view.live, view.fresh)]
+        fresh = np.setdiff1d(fresh, replaced).astype(np.uint32)
+        record, index = view.record, view.index
+        coming = len(fresh) + len(places)
+        if index.directory is None:
+            return _Share(view, fresh, places, True)
+        row_bytes = self._identity.row_bytes
+        if index.listed or len(index.directory.postings) == 1:
+            shape = 0 if index.listed else 1
+            train = size_class(len(view.indexed) + coming, row_bytes) != shape
+        else:
+            train = record.indexed_rows + coming > GROWTH_MAX * record.trained_rows
+        return _Share(view, fresh, places, train)
+
+    def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
+        """Tenants with fresh rows or pending grants, or all."""
+        if not self._identity.record.tenants:
+            return {TENANT_NONE} if snapshot.log_count or everything else set()
+        kinds = [Kind.TENANT] if everything else [Kind.PENDING]
+        touched = set(snapshot.log.tenants)
+        with self._writing.reading() as transaction:
+            for kind in kinds:
+                prefix = layout.key(self._writing.collection, kind)
+                for key, _ in scan(transaction, prefix):
+                    touched.add(int(layout.U32.unpack_from(key, len(prefix))[0]))
+        return touched
+
+    def _divide(
+        self, snapshot: Snapshot, divider: Divider, shares: Sequence[_Share], kept: U32
+    ) -> list[Assignment]:
+        """Give the rows of every share their postings."""
+        parts = []
+        for share in shares:
+            stored = np.searchsorted(kept, share.stored).astype(np.int64)
+            parts.append(np.concatenate([stored, len(kept) + share.places]))
+        trained = divider.train_all(
+            [
+                (share.view.number, part)
+                for share, part in zip(shares, parts, strict=True)
+                if share.train
+            ],
+            snapshot.state.next_posting,
+        )
+        assignments = []
+        for share, part in zip(shares, parts, strict=True):
+            directory = share.view.index.directory
+            if share.train or directory is None:
+                assignments.append(next(trained))
+            else:
+                assignments.append(divider.append(directory.leaves, part))
+        return assignments
+
+    # --- publishing ------------------------------------------------------------------------
+
+    def _publish(
+        self,
+        edit: Edit,
+        snapshot: Snapshot,
+        builts: Sequence[Built],
+        assignments: Sequence[Assignment],
+        emptied: Collection[int],
+    ) -> None:
+        """Name new extents and tell the tenants what they have in them."""
+        if snapshot.log_count:
+            edit.clear_log()
+        directory = builts[-1].directory if builts else 0
+        for one in assignments:
+            trained = directory if one.trained else 0
+            edit.index_tenant(one.leaves.tenant, trained, len(one.places), one.spread)
+            if one.trained:
+                edit.state.next_posting += len(one.leaves.numbers)
+                self._untested.add(one.leaves.tenant)
+        for tenant in emptied:
+            edit.unindex_tenant(tenant)
+        for built in builts:
+            edit.add_extents(built.extents)
+
+    def _replaces_all(self, assignments: Sequence[Assignment]) -> bool:
+        """Whether the only tenant was divided anew, so that no old posting is read any more."""
+        return not self._identity.record.tenants and any(one.trained for one in assignments)
+
+    def settle(self, progress: Progress) -> None:
+        """Remove what new extents replaced; measure what was divided anew."""
+        remove_retired(self._environment)
+        snapshot = self._writing.newest()
+        if not self._identity.record.tenants:
+            self._untested.add(TENANT_NONE)
+        for tenant in sorted(self._untested):
+            view = self._writing.view(snapshot, tenant)
+            directory = view.index.directory
+            if (
+                directory is not None
+                and len(directory.postings) > 1
+                and not view.record.calibration_note
+            ):
+                calibrate(self._writing, view, progress)
+            self._untested.discard(tenant)
+
+
+def _places_by_tenant(new: NewRows | None) -> dict[int, I64]:
+    """Places of the new rows of each tenant, its own and those granted to it."""
+    if new is None:
+        return {}
+    order = np.argsort(new.owners, kind="stable")
+    tenants, first = np.unique(new.owners[order], return_index=True)
+    found = dict(zip(tenants.tolist(), np.split(order, first[1:]), strict=True))
+    for tenant, places in new.granted.items():
+        own = found.get(tenant, np.zeros(0, np.int64))
+        found[tenant] = np.concatenate([own, places])
+    return found

@@ -1,0 +1,69 @@
+"""A cache of what was used last, bounded by bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class LruBytes(Generic[Key, Value]):
+    """Keeps values up to a budget of bytes, and at least the one used last; safe for threads.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes.
+    let_go : callable, optional
+        Called with a value that is dropped.
+    """
+
+    def __init__(self, budget: int, let_go: Callable[[Value], None] | None = None) -> None:
+        self._budget = budget
+        self._let_go = let_go
+        self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.nbytes = 0
+
+    def get(self, key: Key) -> Value | None:
+        """Return a value and mark it as used."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                return None
+            self._kept.move_to_end(key)
+            return found[0]
+
+    def put(self, key: Key, value: Value, nbytes: int) -> Value:
+        """Keep a value, unless another thread was faster; return the one that is kept."""
+        dropped = []
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                return found[0]
+            self._kept[key] = (value, nbytes)
+            self.nbytes += nbytes
+            while self.nbytes > self._budget and len(self._kept) > 1:
+                _, (oldest, size) = self._kept.popitem(last=False)
+                self.nbytes -= size
+                dropped.append(oldest)
+        if self._let_go is not None:
+            for oldest in dropped:
+                self._let_go(oldest)
+        return value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._kept.clear()
+            self.nbytes = 0
+
+    def values(self) -> Iterator[Value]:
+        """Values at this moment."""
+        with self._lock:
+            kept = list(self._kept.values())
+        return (value for value, _ in kept)

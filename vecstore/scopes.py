@@ -1,0 +1,132 @@
+"""Answers of several tenants as one: whose rows they are, each row once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.ids import Ids
+from vecstore.layout import NO_ROW, TENANT_NONE, Kind
+from vecstore.snapshot import find_rows, read_tenant, scan
+from vecstore.tenant_view import TenantView
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+Scope = tuple[str, ...] | None
+"""Names of the tenants that a call is about; None in a collection without tenants."""
+
+
+class Names:
+    """Names of tenants by number, looked up once each; None for the nameless only one."""
+
+    def __init__(self, transaction: lmdb.Transaction, collection: int) -> None:
+        self._transaction = transaction
+        self._collection = collection
+        self._known: dict[int, str | None] = {TENANT_NONE: None}
+
+    def __getitem__(self, tenant: int) -> str | None:
+        """Name of a tenant."""
+        if tenant not in self._known:
+            record = read_tenant(self._transaction, self._collection, tenant)
+            self._known[tenant] = record.name
+        return self._known[tenant]
+
+
+def find_ids(
+    transaction: lmdb.Transaction, collection: int, tenants: Sequence[int], ids: Ids
+) -> tuple[U32, list[int]]:
+    """Rows of ids, NO_ROW for unknown ones, and their owners; the first tenant that has one."""
+    rows = np.full(len(ids), NO_ROW, np.uint32)
+    owners = [TENANT_NONE] * len(ids)
+    if list(tenants) == [TENANT_NONE]:
+        for places, found in find_rows(transaction, collection, TENANT_NONE, ids):
+            rows[places] = found
+        return rows, owners
+    for tenant in tenants:
+        for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
+            for place, key in zip(places.tolist(), keys, strict=True):
+                if rows[place] != NO_ROW:
+                    continue
+                value = transaction.get(key)
+                if value is not None:
+                    rows[place], owners[place] = layout.unpack_id(bytes(value), tenant)
+    return rows, owners
+
+
+def owners_of(transaction: lmdb.Transaction, view: TenantView, rows: U32) -> list[int]:
+    """Owners of rows that a tenant found."""
+    found = rows[rows != np.uint32(NO_ROW)].tolist()
+    if not view.record.granted:
+        return [view.number] * len(found)
+    prefix = layout.id_prefix(view.snapshot.identity.record.number, view.number)
+    owners = []
+    for row in found:
+        value = transaction.get(prefix + layout.encode_id(view.snapshot.id_of(row)))
+        owners.append(
+            view.number if value is None else layout.unpack_id(bytes(value), view.number)[1]
+        )
+    return owners
+
+
+def owner_names(
+    transaction: lmdb.Transaction, view: TenantView, rows: U32
+) -> list[str | None] | None:
+    """Names of the owners of rows that a tenant found; None without tenants."""
+    if view.number == TENANT_NONE:
+        return None
+    if not view.record.granted:
+        return [view.record.name] * len(rows)
+    names = Names(transaction, view.snapshot.identity.record.number)
+    return [names[owner] for owner in owners_of(transaction, view, rows)]
+
+
+def merge(
+    transaction: lmdb.Transaction, found: Sequence[tuple[TenantView, U32, F32]], k: int
+) -> tuple[U32, F32, list[str | None]]:
+    """Merge what several tenants found for one query: the k nearest, each row once.
+
+    Parameters
+    ----------
+    found : sequence of (TenantView, uint32 (n,), float32 (n,))
+        Rows and distances, nearest first.
+
+    Returns
+    -------
+    rows, distances, names of the owners
+    """
+    rows = np.concatenate([rows for _, rows, _ in found])
+    distances = np.concatenate([distances for _, _, distances in found])
+    which = np.concatenate([np.full(len(own), i) for i, (_, own, _) in enumerate(found)])
+    answered = np.flatnonzero(rows != np.uint32(NO_ROW))
+    places = found[0][0].snapshot.places_of(rows[answered])
+    order = answered[np.lexsort((places, distances[answered]))]
+    _, first = np.unique(rows[order], return_index=True)
+    order = order[np.sort(first)][:k]
+    names: list[str | None] = [None] * len(order)
+    for i, (view, _, _) in enumerate(found):
+        own = np.flatnonzero(which[order] == i)
+        for place, name in zip(
+            own.tolist(), owner_names(transaction, view, rows[order[own]]) or [], strict=False
+        ):
+            names[place] = name
+    return rows[order], distances[order], names
+
+
+def count_distinct(transaction: lmdb.Transaction, views: Sequence[TenantView]) -> int:
+    """Rows that some tenants can find together, each counted once."""
+    own = {view.number: view.record.rows for view in views}
+    others: set[int] = set()
+    for view in views:
+        if view.number not in own or not view.record.granted:
+            continue
+        collection = view.snapshot.identity.record.number
+        for _, value in scan(transaction, layout.key_u32(collection, Kind.ID, view.number)):
+            row, owner = layout.unpack_id(value, view.number)
+            if owner not in own:
+                others.add(row)
+    return sum(own.values()) + len(others)

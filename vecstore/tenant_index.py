@@ -1,0 +1,150 @@
+"""The index of one tenant in one state of a collection: its directory and where its runs are.
+
+Made on demand from the extents, which know nothing of it, and kept as long as a budget of bytes
+allows; an idle tenant takes no memory at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.directory import Directory
+from vecstore.errors import CorruptionError
+from vecstore.kernels import view as v
+from vecstore.postings import PostingRuns
+
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+
+
+class TenantIndex:
+    """Where the postings of one tenant are, as kernels read them.
+
+    Parameters
+    ----------
+    directory : Directory or None
+        None for a tenant whose rows are all fresh.
+    postings : sequence of PostingRuns
+        Of all extents, the oldest first.  Runs of postings that the directory does not name
+        were replaced and are passed over.
+    """
+
+    def __init__(self, directory: Directory | None, postings: Sequence[PostingRuns]) -> None:
+        self.directory = directory
+        self._parts = postings
+        numbers = np.zeros(0, np.uint32) if directory is None else directory.postings
+        ordinal, source = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
+        address, blocks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        sums = [np.zeros(0, np.uint64)]
+        for place, part in enumerate(postings if directory is not None else ()):
+            begin, end = part.of_tenant(directory.tenant)  # type: ignore[union-attr]
+            if begin == end:
+                continue
+            runs = part.runs[begin:end]
+            at = np.minimum(np.searchsorted(numbers, runs["posting"]), len(numbers) - 1)
+            named = numbers[at] == runs["posting"]
+            at, runs = at[named], runs[named]
+            ordinal.append(at)
+            address.append(part.address + runs["offset"].astype(np.int64))
+            blocks.append(runs["blocks"].astype(np.int64))
+            sums.append(runs["sum"])
+            own = begin + np.flatnonzero(named)
+            source.append(np.stack([np.full(len(own), place), own], axis=1))
+        ordinals = np.concatenate(ordinal)
+        order = np.argsort(ordinals, kind="stable")
+        self.first_run: I64 = np.zeros(len(numbers) + 1, np.int64)
+        self.first_run[1:] = np.cumsum(np.bincount(ordinals, minlength=len(numbers)))
+        self.run_address: I64 = np.ascontiguousarray(np.concatenate(address)[order])
+        self.run_blocks: I64 = np.ascontiguousarray(np.concatenate(blocks)[order])
+        self.run_sum: U64 = np.ascontiguousarray(np.concatenate(sums)[order])
+        self.run_source: U32 = np.concatenate(source)[order].astype(np.uint32)
+        self.run_checked: U64 = np.zeros(layout.bitmap_words(len(order)), np.uint64)
+        checked = [
+            run for run, (place, own) in enumerate(self.run_source) if postings[place].checked[own]
+        ]
+        layout.set_bits(self.run_checked, np.array(checked, np.uint32), True)
+
+    @property
+    def listed(self) -> bool:
+        """Whether the tenant's indexed rows are a mere list."""
+        return self.directory is not None and self.directory.listed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that this takes, maps included."""
+        tables = (self.first_run, self.run_address, self.run_blocks, self.run_sum, self.run_source)
+        directory = 0 if self.directory is None else self.directory.nbytes
+        return 1_024 + sum(table.nbytes for table in tables) + directory
+
+    def fill(self, view: I64) -> None:
+        """Write this part of a kernel view."""
+        if self.directory is not None:
+            self.directory.fill(view)
+        view[v.FIRST_RUN] = self.first_run.ctypes.data
+        view[v.RUN_ADDRESS] = self.run_address.ctypes.data
+        view[v.RUN_BLOCKS] = self.run_blocks.ctypes.data
+        view[v.RUN_CHECKED] = self.run_checked.ctypes.data
+        view[v.RUN_SUM] = self.run_sum.ctypes.data
+
+    def remember_checks(self) -> None:
+        """Tell the extents which of their runs were checked, for the next who needs them."""
+        runs = np.arange(len(self.run_source), dtype=np.uint32)
+        checked = self.run_source[layout.get_bits(self.run_checked, runs)]
+        for place in np.unique(checked[:, 0]).tolist():
+            self._parts[place].checked[checked[checked[:, 0] == place, 1]] = True
+
+    def entries(self, block_bytes: int) -> tuple[I64, U32]:
+        """Posting ordinals and rows of all entries, copies and dead rows included."""
+        ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+        counts = np.diff(self.first_run)
+        for ordinal, (place, run) in zip(
+            np.repeat(np.arange(len(counts)), counts), self.run_source.tolist(), strict=True
+        ):
+            part = self._parts[place]
+            if not part.checked[run]:
+                if not part.intact(run):
+                    raise part.damage(run)
+                part.checked[run] = True
+            own = part.entries(run, block_bytes)
+            rows.append(own)
+            ordinals.append(np.full(len(own), ordinal))
+        return np.concatenate(ordinals), np.concatenate(rows)
+
+    def runs(self, block_bytes: int) -> Iterator[tuple[int, U32, int, bool]]:
+        """Posting number, rows, rows as counted, of each run; and whether it is the first."""
+        counts = np.diff(self.first_run)
+        for posting, first, count in zip(
+            [] if self.directory is None else self.directory.postings.tolist(),
+            self.first_run.tolist(),
+            counts.tolist(),
+            strict=False,
+        ):
+            for run in range(first, first + count):
+                place, own = self.run_source[run].tolist()
+                part = self._parts[place]
+                counted = int(part.runs[own]["rows"])
+                yield posting, part.entries(own, block_bytes), counted, run == first
+
+    def entry_counts(self) -> I64:
+        """Entries of each posting."""
+        ordinals = np.repeat(np.arange(len(self.first_run) - 1), np.diff(self.first_run))
+        counts = [
+            int(self._parts[place].runs[run]["rows"]) for place, run in self.run_source.tolist()
+        ]
+        weights = np.bincount(ordinals, counts, len(self.first_run) - 1)
+        return weights.astype(np.int64)
+
+    def run_count(self) -> int:
+        """Runs of all postings."""
+        return len(self.run_source)
+
+    def damage(self, run: int) -> CorruptionError:
+        """Build the error for a run that kernels found damaged."""
+        place, own = self.run_source[run].tolist()
+        part: PostingRuns = self._parts[place]
+        return part.damage(own)

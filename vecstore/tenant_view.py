@@ -1,0 +1,171 @@
+"""What one tenant can find in one snapshot, as kernels and callers read it.
+
+A view names the tenant's directory and postings, its fresh rows and those granted to it since,
+and nothing of anybody else: what another tenant does changes neither its answers nor what is
+read for them.  The only tenant of a collection without tenants is seen through the same view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.errors import CorruptionError
+from vecstore.kernels import view as v
+from vecstore.layout import TENANT_NONE, Kind, TenantRecord
+from vecstore.snapshot import Snapshot, read_tenant, scan
+from vecstore.tenant_index import TenantIndex
+
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class TenantView:
+    """One tenant in one snapshot.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+    number : int
+        `TENANT_NONE` in a collection without tenants.
+    record : TenantRecord
+    index : TenantIndex
+    fresh : uint32 (rows,)
+        Rows that stand in no posting of the tenant yet.
+    live : uint64 bitmap over rows
+        Of the tenant's entries, those that count.
+    rows : int
+        Rows that can be found.
+    view : int64 array
+        What kernels take; valid as long as this object is referenced.
+    arrays : tuple
+        What the view points to beside the snapshot and the index.
+    efforts : dict
+        Efforts chosen so far, by recall and k.
+    """
+
+    snapshot: Snapshot
+    number: int
+    record: TenantRecord
+    index: TenantIndex
+    fresh: U32
+    live: U64
+    rows: int
+    view: I64 = field(repr=False)
+    arrays: tuple[NDArray[Any], ...] = field(repr=False)
+    efforts: dict[Any, NDArray[np.float64]] = field(repr=False, default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the view takes, the snapshot's not counted."""
+        return 2_048 + self.index.nbytes + sum(array.nbytes for array in self.arrays)
+
+    @cached_property
+    def indexed(self) -> U32:
+        """Live rows that stand in postings, ascending, each once."""
+        if self.number == TENANT_NONE:
+            rows = self.snapshot.live_rows()
+            return rows[~np.isin(rows, self.fresh, assume_unique=True)]
+        codec = self.snapshot.extents.codec
+        block_bytes = codec.block_bytes(self.snapshot.identity.record.dim)
+        rows = np.unique(self.index.entries(block_bytes)[1])
+        rows = rows[rows < np.uint32(64 * len(self.live))]
+        return rows[layout.get_bits(self.live, rows)]
+
+    def row_numbers(self) -> U32:
+        """Rows that can be found, ascending."""
+        if self.number == TENANT_NONE:
+            return self.snapshot.live_rows()
+        fresh = self.fresh[layout.get_bits(self.live, self.fresh)]
+        return np.union1d(self.indexed, fresh)
+
+    @cached_property
+    def listed(self) -> TenantView:
+        """The same view with the list of rows that an exact scan goes through."""
+        if self.view[v.LISTED] != v.NO_LIST:
+            return self
+        return self.with_list(self.indexed)
+
+    def with_list(self, rows: U32) -> TenantView:
+        """Let an exact scan go through these rows in extents."""
+        rows = np.ascontiguousarray(rows)
+        view = self.view.copy()
+        view[v.LISTED] = len(rows)
+        view[v.LISTED_ROWS] = rows.ctypes.data
+        return replace(self, view=view, arrays=(*self.arrays, rows))
+
+    def damage(self, thing: int) -> CorruptionError:
+        """Build the error for a run, or a page of raw rows, that kernels found damaged."""
+        if thing < v.PAGE_TAG:
+            return self.index.damage(thing)
+        return self.snapshot.extents.damage(thing)
+
+
+def open_tenant(
+    snapshot: Snapshot, transaction: lmdb.Transaction, number: int = TENANT_NONE
+) -> TenantView:
+    """View a tenant; `transaction` is the one that the snapshot belongs to."""
+    known = snapshot.tenants.get(number)
+    if known is not None:
+        found: TenantView = known
+        return found
+    collection = snapshot.identity.record.number
+    record = read_tenant(transaction, collection, number)
+    granted = rows_under(transaction, collection, Kind.PENDING, number, record.pending)
+    revoked = rows_under(transaction, collection, Kind.REVOKED, number, record.revoked)
+    made = make_view(snapshot, number, record, granted, revoked)
+    kept: TenantView = snapshot.tenants.put(number, made, made.nbytes)
+    return kept
+
+
+def make_view(
+    snapshot: Snapshot, number: int, record: TenantRecord, granted: U32, revoked: U32
+) -> TenantView:
+    """View a tenant from its record, rows granted but in no posting, and rows revoked."""
+    index = snapshot.extents.index(number, record.directory)
+    view = snapshot.view.copy()
+    index.fill(view)
+    log = snapshot.log
+    if number == TENANT_NONE:
+        fresh = log.numbers[: snapshot.log_count]
+        addresses: I64 = np.zeros(0, np.int64)
+        view[v.FRESH_VECTORS] = snapshot.log_vectors.ctypes.data
+        view[v.LISTED] = v.ALL_ROWS
+    else:
+        places = log.places(number, snapshot.log_count)
+        fresh = np.concatenate([log.numbers[places], granted])
+        row_bytes = snapshot.identity.row_bytes
+        own = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
+        addresses = np.concatenate([own, snapshot.addresses(granted)])
+        view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+        view[v.LISTED] = v.NO_LIST if index.run_count() else 0
+    view[v.FRESH_ROWS] = len(fresh)
+    view[v.FRESH_NUMBERS] = fresh.ctypes.data
+    live = snapshot.live
+    if len(revoked):
+        live = live.copy()
+        layout.set_bits(live, revoked, False)
+        view[v.LIVE] = live.ctypes.data
+    rows = record.rows + record.granted
+    arrays = (fresh, addresses) if live is snapshot.live else (fresh, addresses, live)
+    made = TenantView(snapshot, number, record, index, fresh, live, rows, view, arrays)
+    return made.listed if index.listed else made
+
+
+def rows_under(
+    transaction: lmdb.Transaction, collection: int, kind: Kind, tenant: int, count: int
+) -> U32:
+    """Rows that stand under a tenant's keys of one kind."""
+    if not count:
+        return np.zeros(0, np.uint32)
+    prefix = layout.key_u32(collection, kind, tenant)
+    keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
+    return layout.unpack_rows(keys)
