@@ -216,6 +216,7 @@ class ExtentKind(IntEnum):
     RAW = 1
     POSTINGS = 2
     DIRECTORY = 3
+    ATTRIBUTES = 4
 
 
 class Section(IntEnum):
@@ -238,10 +239,12 @@ class Section(IntEnum):
     TENANTS = 15  # u32, tenant of the directory
     CODEBOOK = 16  # f32 (parts, part dim, 256), of product quantisation
     MATRIX = 17  # f32 (parts * part dim, dim), its learned rotation
+    ATTRIBUTES = 32  # columns of tenants; checked by the sums in ATTRIBUTE_TENANTS
+    ATTRIBUTE_TENANTS = 33  # attributes.TENANT_DTYPE, sorted by tenant
 
 
 SECTIONS_MAX: Final = 16
-BULK_SECTIONS: Final = frozenset({Section.ROWS, Section.BLOCKS})
+BULK_SECTIONS: Final = frozenset({Section.ROWS, Section.BLOCKS, Section.ATTRIBUTES})
 
 SECTION_DTYPE: Final = np.dtype(
     [("section", "<u4"), ("pad", "<u4"), ("offset", "<u8"), ("bytes", "<u8"), ("sum", "<u8")]
