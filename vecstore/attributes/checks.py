@@ -17,6 +17,7 @@ from vecstore.filters import Value
 
 U32 = NDArray[np.uint32]
 _SHOWN: Final = 5
+_AT_ONCE: Final = 65_536
 _NUMBER: Final = struct.Struct("<dh")
 
 
@@ -46,6 +47,8 @@ def faults(index: Attributes, tenant: int, rows: U32, metadata: Metadata) -> Ite
     """
     expected = np.array([_of_row(metadata(row)) for row in rows.tolist()], np.uint64)
     found = np.zeros(len(rows), np.uint64)
+    hashes: list[int] = []
+    pieces: list[U32] = []
     before: tuple[str, int] | None = None
     last: Any = None
     for entry in index.entries(tenant):
@@ -55,12 +58,13 @@ def faults(index: Attributes, tenant: int, rows: U32, metadata: Metadata) -> Ite
         if before is not None and (column < before or (column == before and payload <= last)):
             yield f"Values of field {entry.field!r} of tenant {tenant} are out of order."
         before, last = column, payload
-        if not (entry.rows[1:] > entry.rows[:-1]).all():
+        if len(entry.rows) > 1 and not (entry.rows[1:] > entry.rows[:-1]).all():
             yield f"Rows of a value of field {entry.field!r} of tenant {tenant} are out of order."
-        places = np.searchsorted(rows, entry.rows)
-        known = places < len(rows)
-        known[known] = rows[places[known]] == entry.rows[known]
-        np.add.at(found, places[known], np.uint64(_hash(entry.field, slot, entry.value)))
+        hashes.append(_hash(entry.field, slot, entry.value))
+        pieces.append(entry.rows)
+        if len(hashes) == _AT_ONCE:
+            _add(found, rows, hashes, pieces)
+    _add(found, rows, hashes, pieces)
     wrong = rows[found != expected]
     if len(wrong):
         some = ", ".join(map(str, wrong[:_SHOWN].tolist()))
@@ -68,6 +72,18 @@ def faults(index: Attributes, tenant: int, rows: U32, metadata: Metadata) -> Ite
             f"The metadata index of tenant {tenant} disagrees with the metadata of {len(wrong)} "
             f"rows: {some}{', …' if len(wrong) > _SHOWN else ''}."
         )
+
+
+def _add(found: NDArray[np.uint64], rows: U32, hashes: list[int], pieces: list[U32]) -> None:
+    """Add each hash to the sums of its rows, and forget both lists."""
+    if hashes:
+        numbers = np.concatenate(pieces)
+        sums = np.repeat(np.array(hashes, np.uint64), [len(piece) for piece in pieces])
+        places = np.minimum(np.searchsorted(rows, numbers), max(0, len(rows) - 1))
+        known = rows[places] == numbers if len(rows) else np.zeros(len(numbers), np.bool_)
+        np.add.at(found, places[known], sums[known])
+    hashes.clear()
+    pieces.clear()
 
 
 def _ordered(slot: int, value: Value) -> Any:
