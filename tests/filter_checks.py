@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 FIELDS = ["", "a", "b", "ü", "$c", "a.b"]
-texts = st.sampled_from(["", "a", "ab", "b", "ba", "é", "\uffff", "\U00010000", "\x00", "zz"])
+TEXTS = ["", "a", "ab", "b", "ba", "é", "\uffff", "\U00010000", "\x00", "zz"]
+texts = st.sampled_from(TEXTS)
 EDGES = [0, -0.0, 1, 1.0, -1, 0.5, 1e308, 5e-324, -(2**53) - 1, -(2**63)]
 EDGES += [2**53, 2**53 + 1, 2**53 + 2, float(2**53), 2**63 - 1, 2**63, float(2**63)]
 EDGES += [2**64 - 2, 2**64 - 1, float(2**64)]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from tests import naive_filters
+from tests.filter_checks import EDGES, TEXTS, wheres
 from tests.filter_checks import rows as metadata_rows
-from tests.filter_checks import wheres
 from vecstore.attributes import (
     TENANT_DTYPE,
     Attributes,
@@ -128,6 +128,23 @@ def test_matching_is_brute_force(tmp_path_factory: pytest.TempPathFactory, data:
         for source in sources:
             held = sorted({row for entry in source.entries(tenant) for row in entry.rows.tolist()})
             assert not list(faults(source, tenant, numbers(*held), stored.get))
+
+
+@pytest.mark.parametrize("among", [EDGES, TEXTS, [None, True, False, *EDGES, *TEXTS]])
+def test_every_operator_on_every_pair(tmp_path: Path, among: list[Any]) -> None:
+    """Rows in an order unlike that of their values, each value twice."""
+    held = [*among[::-1], *among[1::2], *among[::2]]
+    metadata: dict[int, Metadata] = {row: {"a": x, "l": [x]} for row, x in enumerate(held)}
+    source = Written(tmp_path, 1, {1: list(metadata)}, metadata).open()
+    names = ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]
+    operands = [*among, 10**400, -(10**400), 2**64 + 1, float(2**65)]
+    clauses: list[Any] = [{"a": {name: x}} for name in names for x in operands]
+    clauses += [{name: {"$contains": x}} for name in "al" for x in operands]
+    clauses += [{"a": {"$gte": x, "$lt": y}} for x in operands for y in operands]
+    for where in clauses:
+        expected = [row for row, entry in metadata.items() if naive_filters.holds(where, entry)]
+        assert ask(source, 1, where, list(metadata)) == expected, where
+    assert not list(faults(source, 1, numbers(*metadata), metadata.get))
 
 
 def test_many_rows(tmp_path: Path) -> None:
@@ -305,6 +322,7 @@ def answers(source: Attributes, tenant: int) -> list[list[int]]:
 def test_only_the_tenants_own_bytes_are_read(tmp_path: Path) -> None:
     written = several(tmp_path)
     table, sound = written.table(), written.open()
+    assert not (table["offset"] % 64).any()
     expected = {tenant: answers(sound, tenant) for tenant in TENANTS}
     assert len({str(found) for found in expected.values()}) == len(TENANTS)
     size = int((table["offset"] + table["bytes"]).max())
@@ -357,6 +375,7 @@ def test_damage_to_one_tenant(tmp_path: Path) -> None:
     for place in [0, 1, size // 3, size // 2, size - COLUMN_DTYPE.itemsize, size - 1]:
         written.change(Section.ATTRIBUTES, int(entry["offset"]) + place)
         source = written.open()
+        answers(source, TENANTS[0])
         for _ in range(2):
             with pytest.raises(CorruptionError, match="does not match its checksum") as caught:
                 ask(source, hurt, {"gone": 1})
@@ -437,6 +456,9 @@ def test_faults_name_fields_out_of_order(tmp_path: Path) -> None:
         "Values of field 'a' of tenant 1 are out of order.",
         "Rows of a value of field 'b' of tenant 1 are out of order.",
     ]
+    swapped = [entries[0], entries[0]._replace(rows=numbers()), *entries[1:]]
+    said = list(faults(source, 1, numbers(0, 1), metadata.get))
+    assert said == ["Values of field 'a' of tenant 1 are out of order."]
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False)))

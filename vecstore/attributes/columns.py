@@ -241,7 +241,7 @@ class Column:
             first = self._bound(bounds.low, bounds.low_open)
         if bounds.high is not None:
             end = self._bound(bounds.high, not bounds.high_open)
-        return self._slice(first, max(first, end))
+        return self._slice(first, end)
 
     def containing(self, part: bytes) -> U32:
         """Rows whose text contains `part`."""
