@@ -207,18 +207,18 @@ class Column:
             All bytes of the tenant, at an address that is a multiple of `ALIGN`.
         entry : COLUMN_DTYPE scalar
         """
-        self.slot = int(entry["key"]) % SLOTS
-        distinct, self._at = int(entry["distinct"]), int(entry["offset"])
+        key, distinct, entries, text, self._at, has_rest, _ = entry.item()
+        self.slot = key % SLOTS
         self.rest: NDArray[np.int16] | None = None
         if is_numeric(self.slot):
             self.near = self._take(data, np.float64, distinct)
-            if entry["has_rest"]:
+            if has_rest:
                 self.rest = self._take(data, np.int16, distinct)
         else:
             ends = self._take(data, np.uint64, distinct)
-            self.texts = Texts(ends, self._take(data, np.uint8, int(entry["text"])))
+            self.texts = Texts(ends, self._take(data, np.uint8, text))
         self.starts: U32 = self._take(data, np.uint32, distinct + 1)
-        self.rows: U32 = self._take(data, np.uint32, int(entry["entries"]))
+        self.rows: U32 = self._take(data, np.uint32, entries)
 
     def _take(self, data: U8, dtype: Any, count: int) -> NDArray[Any]:
         size = np.dtype(dtype).itemsize * count

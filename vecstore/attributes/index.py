@@ -41,10 +41,9 @@ class _Tenant:
 
     def __init__(self, data: U8, entry: Any) -> None:
         self.data = data
-        at, fields = int(entry["names"]), int(entry["fields"])
+        *_, at, fields, names_bytes, _, _ = entry.item()
         ends = data[at : at + 8 * fields].view(np.uint64)
         at += 8 * fields
-        names_bytes = int(entry["names_bytes"])
         self.names = Texts(ends, data[at : at + names_bytes])
         at += align(names_bytes, ALIGN)
         self.columns = data[at:].view(COLUMN_DTYPE)

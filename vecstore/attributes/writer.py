@@ -23,10 +23,11 @@ from vecstore.attributes.columns import (
 )
 from vecstore.extents import ExtentWriter
 from vecstore.filters import Value, ValueKind, value_of
-from vecstore.layout import SECTION_ALIGN, ExtentKind, ExtentRecord, Section
+from vecstore.layout import SECTION_ALIGN, ExtentKind, ExtentRecord, Section, align
 
 U32 = NDArray[np.uint32]
 Metadata = Callable[[int], dict[str, Any] | None]
+_PIECE_BYTES: Final = 4 << 20
 
 TENANT_DTYPE: Final = np.dtype(
     [
@@ -140,6 +141,7 @@ def _write_tenant(
     names = output.bytes
     for part in (ends, text, columns):
         output.put(part)
+    output.flush()
     return {
         "tenant": tenant,
         "offset": output.offset,
@@ -153,18 +155,26 @@ def _write_tenant(
 
 
 class _Output:
-    """A tenant's bytes on their way: padded, counted, summed."""
+    """A tenant's bytes on their way: padded, counted, summed, written in large pieces."""
 
     def __init__(self, writer: ExtentWriter) -> None:
         self._writer = writer
+        self._pending = bytearray()
         self.offset = writer.write(b"")
         self.bytes = 0
         self.sum = xxhash.xxh3_64()
 
     def put(self, part: Any) -> None:
-        """Write an array or bytes, zeros behind it up to a multiple of `ALIGN`."""
+        """Append an array or bytes, zeros behind it up to a multiple of `ALIGN`."""
         data = part.tobytes() if isinstance(part, np.ndarray) else part
-        data += bytes(-len(data) % ALIGN)
-        self._writer.write(data)
-        self.sum.update(data)
-        self.bytes += len(data)
+        self._pending += data
+        self._pending += bytes(-len(data) % ALIGN)
+        self.bytes += align(len(data), ALIGN)
+        if len(self._pending) >= _PIECE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._writer.write(self._pending)
+        self.sum.update(self._pending)
+        self._pending.clear()
