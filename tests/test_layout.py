@@ -99,6 +99,8 @@ def test_sizes_that_files_depend_on() -> None:
         "TENANTS": 15,
         "CODEBOOK": 16,
         "MATRIX": 17,
+        "ATTRIBUTES": 32,
+        "ATTRIBUTE_TENANTS": 33,
     }
     assert layout.SECTIONS_MAX == 16
     assert [int(kind) for kind in Kind] == list(range(1, 13))

@@ -27,6 +27,13 @@ ANSWERS_MAX: Final = 2**28
 """Places of one batch's result at most (12 bytes each, and as much again while it runs)."""
 COLLECTION_NAME_BYTES_MAX: Final = 256
 TENANT_NAME_BYTES_MAX: Final = 256
+METADATA_DEPTH_MAX: Final = 64
+FILTER_DEPTH_MAX: Final = 32
+"""Levels of a `where` clause: itself, and one for each $and, $or, $not around a condition."""
+
+FILTER_TERMS_MAX: Final = 1_024
+FILTER_BYTES_MAX: Final = 16 << 20
+"""Bytes of names and operands in a `where` clause, 16 added for each of them."""
 
 BULK_ROWS_MIN: Final = 4_096
 """A call with at least this many rows (or the fraction below of the indexed ones, whichever is

@@ -184,9 +184,13 @@ class Extent:
         self._checked: set[int] = set()
         self._read_header(path)
 
-    def corrupt(self, message: str, node: int | None = None) -> CorruptionError:
+    def corrupt(
+        self, message: str, node: int | None = None, tenant: int | None = None
+    ) -> CorruptionError:
         """Build the error for damage found in this extent."""
-        return CorruptionError(message, collection=self._collection, node=node, extent=self.number)
+        return CorruptionError(
+            message, collection=self._collection, tenant=tenant, node=node, extent=self.number
+        )
 
     def _read_header(self, path: Path) -> None:
         raw = self._bytes[: HEADER_DTYPE.itemsize].tobytes()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vecstore.config import (
     COLLECTION_NAME_BYTES_MAX,
     K_MAX,
+    METADATA_DEPTH_MAX,
     SQUARE_MAX,
     SQUARE_MIN,
     Metric,
@@ -23,7 +24,6 @@ from vecstore.errors import (
 )
 from vecstore.ids import is_int
 
-_METADATA_DEPTH_MAX = 64
 _CHECK_BYTES = 32 << 20
 
 
@@ -172,9 +172,9 @@ def _check_json(value: Any, row: int, depth: int) -> None:
                 f"Metadata of row {row} has the float {value}, which JSON lacks; use None."
             )
         return
-    if isinstance(value, (list, dict)) and depth >= _METADATA_DEPTH_MAX:
+    if isinstance(value, (list, dict)) and depth >= METADATA_DEPTH_MAX:
         raise InvalidArgumentError(
-            f"Metadata of row {row} is nested deeper than {_METADATA_DEPTH_MAX} levels."
+            f"Metadata of row {row} is nested deeper than {METADATA_DEPTH_MAX} levels."
         )
     if isinstance(value, list):
         for item in value:

@@ -1,0 +1,109 @@
+"""Records in LMDB, as msgpack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class StoreRecord(msgspec.Struct):
+    """Counters of the store; numbers are never reused."""
+
+    next_collection: int = 1
+    next_extent: int = 1
+
+
+class CollectionRecord(msgspec.Struct, frozen=True):
+    """What a collection is, fixed at its creation."""
+
+    number: int
+    dim: int
+    metric: int
+    tenants: bool
+    codec: str
+    raw: str
+    seed: int
+
+
+class EffortRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One calibrated setting and the recall@10 measured with it."""
+
+    recall: float
+    probes: int
+    bound: float
+    spread: float
+
+
+class StateRecord(msgspec.Struct):
+    """What changes with writes; one per collection."""
+
+    next_row: int = 0
+    live_rows: int = 0
+    int_ids: bool | None = None
+    metadata_rows: int = 0
+    document_rows: int = 0
+    log_first: int = 0
+    next_posting: int = 0
+    next_tenant: int = 1
+    tenants: int = 0
+    shared_rows: int = 0  # granted to somebody
+    pending: int = 0  # of all tenants
+    changes_trimmed: int = 0
+    codec: str = ""  # of the postings: what was asked for, or what tuning chose
+    tuned_recall: float | None = None
+    tuned_rows: int = 0
+
+
+class TenantRecord(msgspec.Struct):
+    """One tenant: its rows, its index and how much of that to read; also the only one there is."""
+
+    name: str = ""
+    rows: int = 0  # its own
+    granted: int = 0  # of others
+    pending: int = 0  # of the granted, in no posting yet
+    revoked: int = 0  # in postings, not its any more
+    directory: int = 0  # extent, 0 = none
+    indexed_rows: int = 0
+    trained_rows: int = 0
+    calibration: list[EffortRecord] = msgspec.field(default_factory=list)
+    calibration_note: str = ""
+    calibration_k: int = 10
+    trained_spread: float = 0.0  # mean squared distance of rows to their centroids
+    later_spread: float = 0.0  # the same of rows that came after training
+    later_rows: int = 0
+    quota_rows: int | None = None
+    quota_k: int | None = None
+    quota_query_bytes: int | None = None
+    quota_where: int | None = None
+
+
+class ExtentRecord(msgspec.Struct, frozen=True):
+    """One extent that the collection consists of."""
+
+    kind: int
+    bytes: int
+    first_row: int
+    count: int
+
+
+class ChangeRecord(msgspec.Struct, frozen=True):
+    """What one transaction did to a collection, for readers that catch up.
+
+    `dead` is the packed u32 little-endian array of rows that died; `extents` says that the
+    list of extents changed.
+    """
+
+    dead: bytes = b""
+    extents: bool = False
+
+
+_packer = msgspec.msgpack.Encoder()
+
+
+def pack(record: Any) -> bytes:
+    """Encode a record or a user's metadata as msgpack."""
+    return _packer.encode(record)
+
+
+unpack = msgspec.msgpack.decode
