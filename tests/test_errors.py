@@ -177,7 +177,8 @@ def test_collection_mismatch(tmp_path: Path, option: str, other: Any) -> None:
         {"dim": 4, "codec": ["rabitq1"]},
         {"dim": 4, "raw": "float64"},
         {"dim": 4, "raw": ["int8"]},
-        {"dim": 4, "tenants": True},
+        {"dim": 4, "tenants": 1},
+        {"dim": 4, "tenants": "yes"},
     ],
     ids=str,
 )

@@ -102,9 +102,10 @@ def test_encode_runs_lays_out_blocks(name: str) -> None:
     out = aligned(4 * size, np.uint8)
     numbers = np.arange(100, 100 + len(rows), dtype=np.uint32)
     at = address(rows) + np.arange(len(rows)) * 4 * dim
+    own = np.zeros(len(COUNTS), np.int64)
     for part in (0, 1, 2):
         encode_runs(
-            view, centroids, True, first, at, numbers, part, part + 1, offsets, address(out)
+            view, centroids, own, True, first, at, numbers, part, part + 1, offsets, address(out)
         )
     shape = Shape(name, dim)
     for run, count in enumerate(COUNTS):
@@ -130,7 +131,7 @@ def test_prepared_rows_are_not_normalised_again() -> None:
         out = aligned(model.codec.run_block_bytes(8), np.uint8)
         at, numbers = address(rows) + 32 * np.arange(3), np.arange(3, dtype=np.uint32)
         where = np.array([0, 3]), at, numbers, 0, 1, np.array([0]), address(out)
-        encode_runs(model.view(), centroid, raw, *where)
+        encode_runs(model.view(), centroid, np.zeros(1, np.int64), raw, *where)
         found.append(read_run(Shape("float32", 8), out).x[:3])
     assert found[0] == pytest.approx(rows / np.linalg.norm(rows, axis=1, keepdims=True), rel=1e-6)
     assert found[1].tolist() == rows.tolist()
@@ -175,7 +176,7 @@ def test_query_tables(name: str) -> None:
     parts, part_dim, _ = model.codebook.shape
     view, scratch = model.view(), Scratch(model.view())
     parted, tables = aligned(parts * part_dim, np.float32), aligned(parts * 256, np.float32)
-    queries.part_centred(view, address(rows), address(parted))
+    queries.part_centred(view, address(rows), address(model.centre), address(parted))
     turned = Oracle(
         Shape(name, 10), "l2", model.centre, model.signs, model.codebook, model.matrix
     ).turn(rows[0])

@@ -79,6 +79,7 @@ def test_sizes_that_files_depend_on() -> None:
     assert layout.SECTION_DTYPE.itemsize == 32
     assert layout.RUN_DTYPE.itemsize == 32
     assert layout.PAGE_DTYPE.itemsize == 16
+    assert layout.TENANT_DTYPE.itemsize == 40
     assert layout.MARKER.size == 12
     assert layout.LOG_HEAD.size == 8
     assert {section.name: int(section) for section in Section} == {
@@ -89,21 +90,16 @@ def test_sizes_that_files_depend_on() -> None:
         "ID_ENDS": 5,
         "BLOCKS": 6,
         "RUNS": 7,
-        "CENTRE": 8,
-        "SIGNS": 9,
-        "SUPERS": 10,
-        "PAGES": 11,
-        "PAGE_BLOCKS": 12,
-        "CENTROIDS": 13,
-        "POSTINGS": 14,
-        "TENANTS": 15,
-        "CODEBOOK": 16,
-        "MATRIX": 17,
-        "ATTRIBUTES": 32,
-        "ATTRIBUTE_TENANTS": 33,
+        "SIGNS": 8,
+        "CODEBOOK": 9,
+        "MATRIX": 10,
+        "TENANTS": 11,
+        "DIRECTORIES": 12,
+        "ATTRIBUTES": 13,
+        "ATTRIBUTE_TENANTS": 14,
     }
     assert layout.SECTIONS_MAX == 16
-    assert [int(kind) for kind in Kind] == list(range(1, 13))
+    assert [int(kind) for kind in Kind] == list(range(1, 18))
     assert (BLOCK_ROWS, CHUNK_ROWS, PAGE) == (32, 1024, 4096)
 
 

@@ -418,7 +418,7 @@ def test_damage_in_a_raw_page(damaged: Any) -> None:
     path, file, head = damaged
     entry = next(e for e in head[0]["table"] if e["section"] == Section.ROWS)
     with vecstore.open(path, mode="r") as store:
-        row_bytes = store.collection("docs")._identity.row_bytes
+        row_bytes = store.collection("docs")._core.identity.row_bytes
     flip_byte(file, int(entry["offset"]) + 200 * row_bytes + 11)
     with vecstore.open(path, mode="r") as store:
         docs = store.collection("docs")

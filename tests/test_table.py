@@ -87,11 +87,11 @@ def test_repeats(store: vecstore.Store, expected: Any, ids: list[int]) -> None:
 def test_an_id_is_looked_up_once(store: vecstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     docs = store.collection("ints")
-    fetch = docs._reader.fetch_vectors
+    fetch = docs._core.reader.fetch_vectors
     monkeypatch.setattr(
-        docs._reader,
+        docs._core.reader,
         "fetch_vectors",
-        lambda ids, *rest: asked.append(len(ids)) or fetch(ids, *rest),
+        lambda scope, ids, *rest: asked.append(len(ids)) or fetch(scope, ids, *rest),
     )
     docs.table()[[3, 4, 3, 3, 4]]
     assert asked == [2]

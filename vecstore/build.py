@@ -11,7 +11,7 @@ publishes them in one transaction, or `Built.abandon` removes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.attributes import write_attributes
 from vecstore.clustering import Progress
 from vecstore.codecs import Codec, Model, train_model
 from vecstore.config import CHUNK_ROWS
@@ -158,6 +159,31 @@ class Builder:
             self._put_postings(built, model, assignments, first_postings, numbers, addresses)
             self._put_directories(built, model, assignments)
         return built
+
+    def put_attributes(
+        self,
+        built: Built,
+        tenants: Iterable[tuple[int, U32]],
+        metadata: Callable[[int], dict[str, Any] | None],
+    ) -> None:
+        """Write the index of metadata of some tenants' rows.
+
+        Parameters
+        ----------
+        tenants : iterable of (int, uint32 (rows,))
+            By ascending tenant.
+        metadata : callable
+            Gives the metadata of a row.
+        """
+        number = self._next_extent()
+        built.extents[number] = write_attributes(
+            self._identity.folder,
+            number,
+            self._record.number,
+            self._record.dim,
+            tenants,
+            metadata,
+        )
 
     def rewrite(self, snapshot: Snapshot, tenant: TenantView) -> Built:
         """Write all postings of the only tenant anew, each as one run, with this codec.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.attributes import Attributes
 from vecstore.codecs import Codec
 from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
 from vecstore.directory import Directories, Directory
@@ -131,6 +132,11 @@ class ExtentSet:
             extent.number: kept.get(extent.number) or Directories(extent, self.codec, record.metric)
             for extent in self.of_kind(ExtentKind.DIRECTORY)
         }
+        read = {} if old is None else {own.extent.number: own for own in old.attributes}
+        self.attributes: list[Attributes] = [
+            read.get(extent.number) or Attributes(extent)
+            for extent in self.of_kind(ExtentKind.ATTRIBUTES)
+        ]
         self.indexes: LruBytes[int, TenantIndex] = LruBytes(
             INDEX_CACHE_BYTES, TenantIndex.remember_checks
         )

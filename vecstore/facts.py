@@ -163,13 +163,9 @@ class Edit:
             self.transaction.put(key, stamp)
             self._extents_changed = True
 
-    def retire_index(self, extents: ExtentSet) -> None:
-        """Retire all postings and directories."""
-        self.retire_extents(
-            extent.number
-            for kind in (ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
-            for extent in extents.of_kind(kind)
-        )
+    def retire(self, extents: ExtentSet, *kinds: ExtentKind) -> None:
+        """Retire all extents of some kinds."""
+        self.retire_extents(extent.number for kind in kinds for extent in extents.of_kind(kind))
 
     def unindex_tenant(self, tenant: int) -> None:
         """Tell that a tenant has no rows in postings any more, and so no directory."""

@@ -27,7 +27,7 @@ from vecstore.clustering import Progress, silent, worker_pool
 from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
 from vecstore.division import Assignment, Divider, size_class
 from vecstore.facts import Edit, put_store, read_store
-from vecstore.layout import TENANT_NONE, Kind
+from vecstore.layout import TENANT_NONE, ExtentKind, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
@@ -52,12 +52,14 @@ class NewRows:
         Tenant of each.
     granted : dict
         For each tenant to whom some are granted, their places, int64.
+    metadata : sequence of (dict or None), optional
     """
 
     vectors: Any
     ids: Any
     owners: U32
     granted: dict[int, I64] = field(default_factory=dict)
+    metadata: Sequence[dict[str, Any] | None] | None = None
 
 
 @dataclass
@@ -67,8 +69,10 @@ class _Share:
     Attributes
     ----------
     view : TenantView
+    fresh : uint32
+        Stored rows that were in no posting of the tenant so far.
     stored : uint32
-        Row numbers of its entries that are stored already.
+        All stored rows that it puts into postings, these or all that it has.
     places : int64
         Places of its new rows.
     train : bool
@@ -76,6 +80,7 @@ class _Share:
     """
 
     view: TenantView
+    fresh: U32
     stored: U32
     places: I64
     train: bool
@@ -119,7 +124,8 @@ class Indexer:
         pool = worker_pool(self._writing.searcher.workers)
         codec = snapshot.extents.codec
         builder = Builder(self._identity, codec, numbers, pool, progress)
-        everything = len(snapshot.extents.postings) >= FRAGMENTS_MAX
+        extents = snapshot.extents
+        everything = max(len(extents.postings), len(extents.attributes)) >= FRAGMENTS_MAX
         touched = self._touched(snapshot, everything) | set(anew)
         shares = self._shares(snapshot, new, replaced, touched, touched if everything else anew)
         stored = [share.stored for share in shares]
@@ -145,6 +151,7 @@ class Indexer:
                 ids: Any = np.zeros(0, np.int64) if new is None else new.ids
                 model = models[0] if models else None
                 builts.append(builder.write(rows, kept, first_row, owners, ids, assignments, model))
+                self._put_attributes(snapshot, builder, builts[-1], new, shares, everything)
             progress("publish", 0, 1)
             emptied = touched - {one.leaves.tenant for one in assignments}
             with self._environment.write() as transaction:
@@ -154,7 +161,9 @@ class Indexer:
                 store.next_extent = numbers.value
                 put_store(transaction, store)
                 if everything or self._replaces_all(assignments):
-                    edit.retire_index(snapshot.extents)
+                    edit.retire(extents, ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
+                if everything:
+                    edit.retire(extents, ExtentKind.ATTRIBUTES)
                 if new is not None and put_facts is not None:
                     edit.reserve(first_row, len(new.owners))
                     put_facts(edit, builts[-1].numbers)
@@ -198,14 +207,14 @@ class Indexer:
         record, index = view.record, view.index
         coming = len(fresh) + len(places)
         if index.directory is None:
-            return _Share(view, fresh, places, True)
+            return _Share(view, fresh, fresh, places, True)
         row_bytes = self._identity.row_bytes
         if index.listed or len(index.directory.postings) == 1:
             shape = 0 if index.listed else 1
             train = size_class(len(view.indexed) + coming, row_bytes) != shape
         else:
             train = record.indexed_rows + coming > GROWTH_MAX * record.trained_rows
-        return _Share(view, fresh, places, train)
+        return _Share(view, fresh, fresh, places, train)
 
     def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
         """Tenants with fresh rows or pending grants, or all."""
@@ -244,6 +253,44 @@ class Indexer:
             else:
                 assignments.append(divider.append(directory.leaves, part))
         return assignments
+
+    def _put_attributes(
+        self,
+        snapshot: Snapshot,
+        builder: Builder,
+        built: Built,
+        new: NewRows | None,
+        shares: Sequence[_Share],
+        everything: bool,
+    ) -> None:
+        """Index the metadata of rows that came into postings, or of all."""
+        given = None if new is None else new.metadata
+        if not snapshot.state.metadata_rows and given is None:
+            return
+        first = int(built.numbers.min()) if len(built.numbers) else 0
+        place_of = np.empty(len(built.numbers), np.int64)
+        place_of[built.numbers - np.uint32(first)] = np.arange(len(built.numbers))
+        tenants = (
+            (
+                share.view.number,
+                np.sort(
+                    np.concatenate(
+                        [share.stored if everything else share.fresh, built.numbers[share.places]]
+                    )
+                ),
+            )
+            for share in shares
+        )
+        with self._writing.reading() as transaction:
+
+            def metadata(row: int) -> dict[str, Any] | None:
+                place = row - first
+                if 0 <= place < len(place_of):
+                    return None if given is None else given[int(place_of[place])]
+                raw = transaction.get(layout.key_u32(self._writing.collection, Kind.METADATA, row))
+                return None if raw is None else layout.unpack(raw)
+
+            builder.put_attributes(built, tenants, metadata)
 
     # --- publishing ------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from vecstore.config import (
     Metric,
 )
 from vecstore.errors import (
-    FilterError,
     InvalidArgumentError,
     InvalidVectorError,
 )
@@ -241,16 +240,6 @@ def _sequence(what: str, values: Any, n: int) -> Sequence[Any]:
 
 
 INCLUDABLE = frozenset({"metadata", "document", "vector"})
-
-
-def refuse_filter(where: Any) -> None:
-    """Raise for any filter but the empty one, which filters nothing."""
-    if type(where) is dict and not where:
-        return
-    raise FilterError(
-        f"where is {where!r}; this version has no metadata filters. Filter the hits, or keep "
-        f"one collection per label."
-    )
 
 
 def parse_include(include: Any) -> tuple[str, ...]:

@@ -146,6 +146,7 @@ def grant(edit: Edit, owner: int, grantee: int, ids: Ids, *, indexed: bool = Fal
                     _put_pending(edit, grantee, row)
             count += 1
     record.granted += count
+    record.ever_granted = record.ever_granted or count > 0
     return count
 
 
@@ -187,6 +188,7 @@ def grant_new(edit: Edit, grantee: int, ids: Ids, rows: U32, owners: U32, *, pen
             pairs.append((key, layout.pack_granted(row, owner)))
         cursor.putmulti(pairs)
     record.granted += granted
+    record.ever_granted = True
 
 
 def put_grantees(edit: Edit, rows: U32, tenants: U32) -> None:

@@ -20,23 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.calibrate import effort_of
-from vecstore.config import ANSWERS_MAX, RECALL_DEFAULT
+from vecstore.config import ANSWERS_MAX
 from vecstore.disk_errors import explain
 from vecstore.errors import (
     CorruptionError,
     InvalidArgumentError,
-    QuotaExceededError,
     UnknownIdError,
 )
 from vecstore.extent_set import Identity
+from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
+from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Hit, Result, Tuning
 from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names
-from vecstore.search import Searcher, effort_array
+from vecstore.search import Searcher
 from vecstore.session import Session
 from vecstore.snapshot import (
     Snapshot,
@@ -52,7 +52,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 _SNAPSHOT_TRIES = 20
-_EFFORTS_MAX = 64
 
 
 def _typed(verb: F) -> F:
@@ -95,7 +94,13 @@ class Reader:
 
     @_typed
     def nearest(
-        self, scope: Scope, query: F32, k: int, recall: float | None, include: Sequence[str]
+        self,
+        scope: Scope,
+        query: F32,
+        k: int,
+        where: Filter | None,
+        recall: float | None,
+        include: Sequence[str],
     ) -> list[Hit]:
         """Answer one query (1, dim)."""
         with self._session as environment:
@@ -103,17 +108,16 @@ class Reader:
             try:
                 snapshot, transaction = self._current(transaction)
                 views = self._views(transaction, snapshot, scope)
-                if len(views) != 1 or not views[0].rows:
-                    self._check_queries(query)
                 found: list[tuple[TenantView, U32, F32]] = []
                 for view in views:
-                    wanted = self._wanted(view, k)
+                    plan = make_plan(transaction, view, where, recall, k)
+                    wanted = min(k, plan.view.rows)
                     if wanted:
-                        effort = self._effort(view, recall, wanted)
-                        rows, distances, _ = self._searcher.one(view, effort, query, wanted)
-                        found.append((view, rows, distances))
+                        one = self._searcher.one(plan.view, plan.settings, query, wanted)
+                        found.append((view, *one[:2]))
                 if not found:
-                    self._parse_recall(recall)
+                    parse_recall(recall)
+                    self._check_queries(query)
                     return []
                 if len(found) == 1:
                     view, rows, distances = found[0]
@@ -125,7 +129,9 @@ class Reader:
                 transaction.abort()
 
     @_typed
-    def nearest_many(self, scope: Scope, queries: F32, k: int, recall: float | None) -> Result:
+    def nearest_many(
+        self, scope: Scope, queries: F32, k: int, where: Filter | None, recall: float | None
+    ) -> Result:
         """Answer queries (n, dim) on all cores."""
         shape = (len(queries), k)
         if shape[0] * shape[1] > ANSWERS_MAX:
@@ -138,14 +144,16 @@ class Reader:
         owners = None if scope is None else np.full(shape, None, object)
         with self._reading() as (snapshot, transaction):
             views = self._views(transaction, snapshot, scope)
-            self._parse_recall(recall)
-            self._check_queries(queries)
+            parse_recall(recall)
             found = []
             for view in views:
-                wanted = self._wanted(view, k)
+                plan = make_plan(transaction, view, where, recall, k)
+                wanted = min(k, plan.view.rows)
                 if wanted and len(queries):
-                    effort = self._effort(view, recall, wanted)
-                    found.append((view, *self._searcher.many(view, effort, queries, wanted)[:2]))
+                    many = self._searcher.many(plan.view, plan.settings, queries, wanted)
+                    found.append((view, *many[:2]))
+            if not found:
+                self._check_queries(queries)
             if len(found) == 1 and owners is None:
                 wanted = found[0][1].shape[1]
                 rows[:, :wanted], distances[:, :wanted] = found[0][1:]
@@ -173,21 +181,17 @@ class Reader:
                 views.append(open_tenant(snapshot, transaction, number))
         return views
 
-    def _wanted(self, view: TenantView, k: int) -> int:
-        """Hits that a tenant can give of k wanted."""
-        limit = view.record.quota_k
-        if limit is not None and k > limit:
-            raise QuotaExceededError(
-                f"Tenant {view.record.name!r} may ask for k = {limit} at most, not {k}; lower k, "
-                f"or raise the limit with set_quota."
-            )
-        return min(k, view.rows)
-
     @_typed
-    def count(self, scope: Scope) -> int:
+    def count(self, scope: Scope, where: Filter | None) -> int:
         """Rows that can be found, each once."""
         with self._reading() as (snapshot, transaction):
             views = self._views(transaction, snapshot, scope)
+            if where is not None:
+                found = [np.zeros(0, np.uint32)]
+                for view in views:
+                    check_where_quota(view, where)
+                    found.append(matching_rows(transaction, view, where))
+                return len(np.unique(np.concatenate(found)))
             if len(views) == 1:
                 return views[0].rows
             return count_distinct(transaction, views)
@@ -312,23 +316,6 @@ class Reader:
             collection=self._name,
             extent=int(Path(missing).stem),
         )
-
-    def _parse_recall(self, recall: float | None) -> float | None:
-        return recall if type(recall) is float and 0.0 < recall <= 1.0 else parse_recall(recall)
-
-    def _effort(self, view: TenantView, recall: float | None, k: int) -> NDArray[np.float64]:
-        """Effort for a recall, remembered with the view."""
-        if type(recall) is not float:
-            recall = parse_recall(recall)
-        effort = view.efforts.get((recall, k))
-        if effort is None:
-            target = parse_recall(recall)
-            if target is None:
-                target = view.snapshot.state.tuned_recall or RECALL_DEFAULT
-            if len(view.efforts) >= _EFFORTS_MAX:
-                view.efforts.clear()
-            effort = view.efforts[(recall, k)] = effort_array(effort_of(view, target, k))
-        return effort
 
     # --- rows ------------------------------------------------------------------------------
 

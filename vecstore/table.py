@@ -44,7 +44,7 @@ class EmbeddingTable:
 
     def __len__(self) -> int:
         """Count live rows."""
-        return self._reader.count(self._scope)
+        return self._reader.count(self._scope, None)
 
     @property
     def shape(self) -> tuple[int, int]:

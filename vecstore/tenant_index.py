@@ -7,6 +7,7 @@ allows; an idle tenant takes no memory at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +139,12 @@ class TenantIndex:
         ]
         weights = np.bincount(ordinals, counts, len(self.first_run) - 1)
         return weights.astype(np.int64)
+
+    @cached_property
+    def mean_entries(self) -> float:
+        """Entries of a posting in the mean."""
+        counts = self.entry_counts()
+        return float(counts.mean()) if len(counts) else 0.0
 
     def run_count(self) -> int:
         """Runs of all postings."""

@@ -19,12 +19,15 @@ from vecstore import layout
 from vecstore.errors import CorruptionError
 from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, Kind, TenantRecord
+from vecstore.lru import LruBytes
 from vecstore.snapshot import Snapshot, read_tenant, scan
 from vecstore.tenant_index import TenantIndex
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+MATCHES_BYTES = 8 << 20
+"""Row numbers that a view keeps as the answers of filters."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ class TenantView:
         What kernels take; valid as long as this object is referenced.
     arrays : tuple
         What the view points to beside the snapshot and the index.
-    efforts : dict
-        Efforts chosen so far, by recall and k.
+    plans : dict
+        Plans of queries made so far, by filter, recall and k (see `vecstore.planning`).
+    matches : LruBytes
+        Rows that filters match, by filter.
     """
 
     snapshot: Snapshot
@@ -61,7 +66,10 @@ class TenantView:
     rows: int
     view: I64 = field(repr=False)
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
-    efforts: dict[Any, NDArray[np.float64]] = field(repr=False, default_factory=dict)
+    plans: dict[Any, Any] = field(repr=False, default_factory=dict)
+    matches: LruBytes[bytes, U32] = field(
+        repr=False, default_factory=lambda: LruBytes(MATCHES_BYTES)
+    )
 
     @property
     def nbytes(self) -> int:
@@ -84,8 +92,11 @@ class TenantView:
         """Rows that can be found, ascending."""
         if self.number == TENANT_NONE:
             return self.snapshot.live_rows()
-        fresh = self.fresh[layout.get_bits(self.live, self.fresh)]
-        return np.union1d(self.indexed, fresh)
+        return np.union1d(self.indexed, self.live_fresh())
+
+    def live_fresh(self) -> U32:
+        """Rows that can be found and stand in no posting of the tenant yet."""
+        return self.fresh[layout.get_bits(self.live, self.fresh)]
 
     @cached_property
     def listed(self) -> TenantView:
@@ -101,6 +112,32 @@ class TenantView:
         view[v.LISTED] = len(rows)
         view[v.LISTED_ROWS] = rows.ctypes.data
         return replace(self, view=view, arrays=(*self.arrays, rows))
+
+    def only(self, rows: U32) -> TenantView:
+        """View some of the rows, to be gone through exactly.
+
+        Parameters
+        ----------
+        rows : uint32 (n,)
+            Rows that can be found, ascending.
+        """
+        fresh = np.intersect1d(rows, self.fresh, assume_unique=True)
+        part = self.with_list(np.setdiff1d(rows, fresh, assume_unique=True))
+        addresses = self.snapshot.addresses(fresh)
+        part.view[v.FRESH_ROWS] = len(fresh)
+        part.view[v.FRESH_NUMBERS] = fresh.ctypes.data
+        part.view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+        arrays = (*part.arrays, fresh, addresses)
+        return replace(part, rows=len(rows), fresh=fresh, arrays=arrays)
+
+    def narrowed(self, rows: U32) -> TenantView:
+        """View some of the rows, to be picked out of what is scanned."""
+        marks = np.zeros(64 * len(self.live), np.bool_)
+        marks[rows] = True
+        live = np.packbits(marks, bitorder="little").view(np.uint64)
+        view = self.view.copy()
+        view[v.LIVE] = live.ctypes.data
+        return replace(self, rows=len(rows), live=live, view=view, arrays=(*self.arrays, live))
 
     def damage(self, thing: int) -> CorruptionError:
         """Build the error for a run, or a page of raw rows, that kernels found damaged."""

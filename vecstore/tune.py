@@ -37,7 +37,7 @@ from vecstore.config import Effort
 from vecstore.errors import InvalidArgumentError
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.kernels import view as v
-from vecstore.layout import TENANT_NONE, Kind
+from vecstore.layout import TENANT_NONE, ExtentKind, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.results import Candidate, Tuning
@@ -257,7 +257,7 @@ class Tuner:
             store.next_extent = numbers.value
             put_store(transaction, store)
             edit = Edit(transaction, self._identity)
-            edit.retire_index(snapshot.extents)
+            edit.retire(snapshot.extents, ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
             edit.add_extents(winner.built.extents)
             edit.state.codec = winner.codec.name
             record = edit.tenant(TENANT_NONE)

@@ -13,6 +13,7 @@ from vecstore.clustering import Progress, silent
 from vecstore.config import K_MAX
 from vecstore.core import Core
 from vecstore.errors import FilterError, InvalidArgumentError
+from vecstore.filters import Filter, parse_where
 from vecstore.ids import check_id_kind, check_unique, parse_ids
 from vecstore.inputs import (
     as_array,
@@ -22,7 +23,6 @@ from vecstore.inputs import (
     parse_k,
     parse_metadata,
     parse_queries,
-    refuse_filter,
 )
 from vecstore.results import Hit, Result
 from vecstore.scopes import Scope
@@ -76,14 +76,13 @@ class ReadVerbs(ABC):
         ------
         InvalidVectorError, InvalidArgumentError, FilterError, CorruptionError
         """
-        if where is not None:
-            refuse_filter(where)
+        matching = parse_filter(where)
         if include != ("metadata",):
             include = parse_include(include)
         if type(k) is not int or not 0 < k <= K_MAX:
             k = parse_k(k)
         query = parse_queries(vector, self._core.dim, self._core.name, True)
-        return self._core.reader.nearest(self._scope(), query, k, recall, include)
+        return self._core.reader.nearest(self._scope(), query, k, matching, recall, include)
 
     def search(
         self, vectors: Any, k: int = 10, where: Any = None, recall: float | None = None
@@ -101,11 +100,10 @@ class ReadVerbs(ABC):
         Result
             ids (n, k) and distances (n, k), padded with -1 or None and +inf.
         """
-        if where is not None:
-            refuse_filter(where)
+        matching = parse_filter(where)
         k = parse_k(k)
         queries = parse_queries(vectors, self._core.dim, self._core.name, False)
-        return self._core.reader.nearest_many(self._scope(), queries, k, recall)
+        return self._core.reader.nearest_many(self._scope(), queries, k, matching, recall)
 
     def get(self, ids: Any) -> Any:
         """Return rows by id with metadata and document; None for unknown ids.
@@ -147,9 +145,7 @@ class ReadVerbs(ABC):
 
     def count(self, where: Any = None) -> int:
         """Count live rows."""
-        if where is not None:
-            refuse_filter(where)
-        return self._core.reader.count(self._scope())
+        return self._core.reader.count(self._scope(), parse_filter(where))
 
 
 class Verbs(ReadVerbs):
@@ -236,15 +232,27 @@ class Verbs(ReadVerbs):
         """
         self._core.refuse_read_only()
         scope = self._scope()
-        if where is not None:
-            if type(where) is dict and not where:
-                raise FilterError("delete with an empty where would delete all; name ids.")
-            refuse_filter(where)
-        if ids is None:
-            raise InvalidArgumentError("delete needs ids; drop the collection to delete all.")
-        parsed = parse_ids(ids)
+        matching = parse_filter(where)
+        if where is not None and matching is None:
+            raise FilterError(
+                f"where is {where!r}, which matches all rows; name ids, or drop what is to go."
+            )
+        if ids is None and matching is None:
+            raise InvalidArgumentError("delete needs ids or where; drop what is to go as a whole.")
+        parsed = None if ids is None else parse_ids(ids)
         core = self._core
         with core.session:
-            check_id_kind(parsed, core.reader.newest().state.int_ids, core.name)
             tenant = None if scope is None else scope[0]
-            return core.writer.delete(parsed, tenant) if len(parsed) else 0
+            if parsed is not None:
+                check_id_kind(parsed, core.reader.newest().state.int_ids, core.name)
+                if not len(parsed):
+                    return 0
+            return core.writer.delete(parsed, matching, tenant)
+
+
+def parse_filter(where: Any) -> Filter | None:
+    """Check a filter; None when it matches all rows."""
+    if where is None:
+        return None
+    parsed = parse_where(where)
+    return None if parsed.everything else parsed

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,12 +29,16 @@ from vecstore.config import (
 )
 from vecstore.errors import DiskFullError, QuotaExceededError
 from vecstore.facts import Edit
+from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer, NewRows
 from vecstore.layout import TENANT_NONE, Kind
+from vecstore.planning import check_where_quota, matching_rows
 from vecstore.rowlog import log_value
+from vecstore.scopes import find_ids
 from vecstore.snapshot import Snapshot, find_tenant
 from vecstore.tenancy import Tenancy
+from vecstore.tenant_view import open_tenant
 from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
@@ -149,7 +154,7 @@ class Writer:
                 tenant: tenancy.granted_rows if places is None else tenancy.granted_rows[places]
                 for tenant, places in by_tenant(to)
             }
-        new = NewRows(batch.vectors, batch.ids.values, owners, granted)
+        new = NewRows(batch.vectors, batch.ids.values, owners, granted, batch.metadata)
 
         def put_facts(edit: Edit, rows: U32) -> None:
             self._put_facts(edit, batch, self._tenants(edit, batch), rows, add, indexed=True)
@@ -218,11 +223,32 @@ class Writer:
                 f"written."
             )
 
-    def delete(self, ids: Ids, tenant: str | None = None) -> int:
-        """Delete rows by id; unknown ids are skipped. Returns rows removed."""
-        with self._lock, self._editing() as edit:
-            number = self._number(edit, tenant)
-            return 0 if number is None else membership.delete_rows(edit, number, ids)
+    def delete(self, ids: Ids | None, where: Filter | None, tenant: str | None = None) -> int:
+        """Delete rows by id, by filter, or those that both name. Returns rows removed."""
+        with self._lock:
+            if where is not None:
+                ids = self._matching_ids(tenant, ids, where)
+            assert ids is not None, "the caller refuses to delete without ids and without a filter"
+            with self._editing() as edit:
+                number = self._number(edit.transaction, tenant)
+                return 0 if number is None else membership.delete_rows(edit, number, ids)
+
+    def _matching_ids(self, tenant: str | None, ids: Ids | None, where: Filter) -> Ids:
+        """Ids of the rows that a filter matches, among the given ones."""
+        snapshot = self._snapshot()
+        rows = np.zeros(0, np.uint32)
+        with self._writing.reading() as transaction:
+            number = self._number(transaction, tenant)
+            if number is not None:
+                view = open_tenant(snapshot, transaction, number)
+                check_where_quota(view, where)
+                rows = matching_rows(transaction, view, where)
+                if ids is not None:
+                    named, _ = find_ids(transaction, self._writing.collection, [number], ids)
+                    rows = np.intersect1d(rows, named)
+        found = snapshot.ids_of(rows)
+        is_int = found.dtype == np.int64
+        return Ids(found if is_int else found.tolist(), False, is_int)
 
     # --- tenants ---------------------------------------------------------------------------
 
@@ -230,7 +256,7 @@ class Writer:
         """Let another tenant see rows of the owner; returns how many it did not see before."""
         with self._lock:
             with self._editing() as edit:
-                number = self._number(edit, owner)
+                number = self._number(edit.transaction, owner)
                 if number is None:
                     return 0
                 count = membership.grant(edit, number, edit.tenant_number(grantee), ids)
@@ -241,7 +267,10 @@ class Writer:
         """End grants; returns how many there were."""
         with self._lock:
             with self._editing() as edit:
-                number, other = self._number(edit, owner), self._number(edit, grantee)
+                number, other = (
+                    self._number(edit.transaction, owner),
+                    self._number(edit.transaction, grantee),
+                )
                 if number is None or other is None:
                     return 0
                 count = membership.revoke(edit, number, other, ids)
@@ -255,7 +284,7 @@ class Writer:
     def drop_tenant(self, name: str) -> None:
         """Delete a tenant and its rows; unknown ones are skipped."""
         with self._lock, self._editing() as edit:
-            number = self._number(edit, name)
+            number = self._number(edit.transaction, name)
             if number is not None:
                 membership.drop_tenant(edit, number)
 
@@ -266,10 +295,10 @@ class Writer:
             for limit, value in quota.items():
                 setattr(record, f"quota_{limit}", value)
 
-    def _number(self, edit: Edit, tenant: str | None) -> int | None:
+    def _number(self, transaction: lmdb.Transaction, tenant: str | None) -> int | None:
         if tenant is None:
             return TENANT_NONE
-        return find_tenant(edit.transaction, edit.collection, tenant)
+        return find_tenant(transaction, self._writing.collection, tenant)
 
     @contextmanager
     def _editing(self) -> Iterator[Edit]:

@@ -61,6 +61,7 @@ class TenantRecord(msgspec.Struct):
     name: str = ""
     rows: int = 0  # its own
     granted: int = 0  # of others
+    ever_granted: bool = False
     pending: int = 0  # of the granted, in no posting yet
     revoked: int = 0  # in postings, not its any more
     directory: int = 0  # extent, 0 = none

@@ -1,0 +1,184 @@
+"""How one query is answered: which rows may be found, and how much is read to find them.
+
+A filter that few rows match is answered by exact distances of these rows; one that many match
+runs inside the scan, over a bitmap of the rows that match, and the fewer they are, the more
+postings are probed.  Either way as many hits come back as there are matching rows, up to k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+from pyroaring import BitMap
+
+from vecstore import layout
+from vecstore.attributes import matching
+from vecstore.bitmaps import bitmap_of, rows_of
+from vecstore.calibrate import (
+    COST_BYTE_NS,
+    COST_POSTING_NS,
+    COST_RERANK_NS,
+    choose_effort,
+    effort_of,
+)
+from vecstore.config import RECALL_DEFAULT, Effort
+from vecstore.errors import QuotaExceededError
+from vecstore.filters import Filter
+from vecstore.inputs import parse_recall
+from vecstore.layout import Kind
+from vecstore.search import effort_array
+from vecstore.tenant_view import TenantView
+
+U32 = NDArray[np.uint32]
+PLANS_MAX = 64
+"""Plans that a view of a tenant remembers."""
+RERANKED = 100
+"""Rows that a query is taken to rerank, when what it reads is estimated."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a query is answered.
+
+    Attributes
+    ----------
+    view : TenantView
+        Of the rows that may be found.
+    effort : Effort or None
+        None for exact distances of all of them.
+    settings : float64 array
+        The effort as kernels take it.
+    bytes : int
+        What one query should read of codes and vectors, by estimate.
+    """
+
+    view: TenantView
+    effort: Effort | None
+    settings: NDArray[np.float64]
+    bytes: int
+
+
+def make_plan(
+    transaction: lmdb.Transaction,
+    view: TenantView,
+    where: Filter | None,
+    recall: float | None,
+    k: int,
+) -> Plan:
+    """Plan a query of one tenant; plans are remembered with the view.
+
+    Raises
+    ------
+    QuotaExceededError
+    """
+    if type(recall) is not float:
+        recall = parse_recall(recall)
+    hits = min(k, max(1, view.rows))
+    key = (None if where is None else where.key, recall, hits)
+    plan: Plan | None = view.plans.get(key)
+    if plan is None:
+        target = parse_recall(recall)
+        if target is None:
+            target = view.snapshot.state.tuned_recall or RECALL_DEFAULT
+        if where is None:
+            plan = _plan(view, effort_of(view, target, hits))
+        else:
+            plan = _plan_filtered(transaction, view, where, target, hits)
+        if len(view.plans) >= PLANS_MAX:
+            view.plans.clear()
+        view.plans[key] = plan
+    _hold_to_quota(view, plan, where, k)
+    return plan
+
+
+def _plan(view: TenantView, effort: Effort | None) -> Plan:
+    row_bytes = view.snapshot.identity.row_bytes
+    if effort is None:
+        return Plan(view, None, effort_array(None), view.rows * row_bytes)
+    postings = min(effort.probes, len(view.index.first_run) - 1)
+    codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
+    codes = postings * view.index.mean_entries * codec.row_bytes(dim)
+    return Plan(view, effort, effort_array(effort), int(codes) + RERANKED * row_bytes)
+
+
+def _plan_filtered(
+    transaction: lmdb.Transaction, view: TenantView, where: Filter, recall: float, k: int
+) -> Plan:
+    """Plan a query over the rows that a filter matches, by how many they are."""
+    rows = matching_rows(transaction, view, where)
+    if len(rows) == view.rows:
+        return _plan(view, effort_of(view, recall, k))
+    effort = effort_of(view, recall, k)
+    if effort is not None and len(view.index.first_run) > 2:
+        record = view.record
+        spread_k = max(k, round(k * view.rows / max(1, len(rows))))
+        effort = choose_effort(record.calibration, recall, spread_k, record.calibration_k)
+    if effort is None or _exact_is_cheaper(view, effort, len(rows)):
+        return _plan(view.only(rows), None)
+    return _plan(view.narrowed(rows), effort)
+
+
+def _exact_is_cheaper(view: TenantView, effort: Effort, rows: int) -> bool:
+    """Whether exact distances of the matching rows cost less than probing for them."""
+    codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
+    rerank = COST_RERANK_NS * (0.5 + dim / 256)
+    posting = COST_POSTING_NS + view.index.mean_entries * codec.row_bytes(dim) * COST_BYTE_NS
+    postings = min(effort.probes, len(view.index.first_run) - 1)
+    return rows * rerank / 2 <= postings * posting + RERANKED * rerank
+
+
+def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter) -> U32:
+    """Rows of a tenant that a filter matches, ascending; remembered with the view."""
+    known = view.matches.get(where.key)
+    if known is not None:
+        return known
+    snapshot = view.snapshot
+    collection = snapshot.identity.record.number
+
+    def universe() -> BitMap:
+        return bitmap_of(view.row_numbers())
+
+    def metadata(row: int) -> dict[str, Any] | None:
+        raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
+        return None if raw is None else layout.unpack(raw)
+
+    sources = snapshot.extents.attributes
+    fresh = ((row, metadata(row)) for row in view.live_fresh().tolist())
+    found = rows_of(matching(where, view.number, sources, fresh, universe))
+    found = found[found < np.uint32(64 * len(view.live))]
+    found = found[layout.get_bits(view.live, found)]
+    if view.record.ever_granted:  # an index may hold rows that were revoked since
+        found = np.intersect1d(found, view.row_numbers(), assume_unique=True)
+    return view.matches.put(where.key, found, found.nbytes + 256)
+
+
+def _hold_to_quota(view: TenantView, plan: Plan, where: Filter | None, k: int) -> None:
+    """Raise when a tenant's quota does not allow a query."""
+    record = view.record
+    name = record.name
+    if record.quota_k is not None and k > record.quota_k:
+        raise QuotaExceededError(
+            f"Tenant {name!r} may ask for k = {record.quota_k} at most, not {k}; lower k, or raise "
+            f"the limit with set_quota."
+        )
+    check_where_quota(view, where)
+    if record.quota_query_bytes is not None and plan.bytes > record.quota_query_bytes:
+        raise QuotaExceededError(
+            f"This query of tenant {name!r} would read about {plan.bytes} bytes and may read "
+            f"{record.quota_query_bytes}; ask for less recall or fewer hits, or raise the limit "
+            f"with set_quota."
+        )
+
+
+def check_where_quota(view: TenantView, where: Filter | None) -> None:
+    """Raise when a filter has more terms than its tenant may use."""
+    limit = view.record.quota_where
+    if where is not None and limit is not None and where.terms > limit:
+        raise QuotaExceededError(
+            f"This filter has {where.terms} terms, and tenant {view.record.name!r} may use "
+            f"{limit}; simplify it, or raise the limit with set_quota."
+        )
