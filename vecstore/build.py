@@ -151,7 +151,10 @@ class Builder:
                 return rows.form.encode(rows.take_raw(order[start:end] + rows.stored))
 
             inserted = (first_row + order).astype(np.uint32)
-            self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
+            in_tenants = owners[order] if self._record.tenants else None
+            self._write_raw(
+                built, first_row, rows.fresh_count, take, in_order, inserted, in_tenants
+            )
             numbers = np.concatenate([stored_numbers, built.numbers])
             addresses = np.concatenate(
                 [rows.stored_addresses, self._new_addresses(built, first_row)]
@@ -217,6 +220,10 @@ class Builder:
         ids: Any = np.zeros(total, np.int64) if is_int else [""] * total
         for at, value in zip(place.tolist(), snapshot.log.ids[:count], strict=True):
             ids[at] = value
+        owners = None
+        if self._record.tenants:
+            owners = np.zeros(total, np.uint32)
+            owners[place] = snapshot.log.owners[:count]
 
         def take(start: int, end: int) -> U8:
             block = np.zeros((end - start, self._identity.row_bytes), np.uint8)
@@ -225,7 +232,7 @@ class Builder:
             return block
 
         with self._building() as built:
-            self._write_raw(built, first, total, take, ids, None)
+            self._write_raw(built, first, total, take, ids, None, owners)
         return built
 
     @contextmanager
@@ -353,6 +360,7 @@ class Builder:
         take: Callable[[int, int], U8],
         ids: Any,
         inserted: U32 | None,
+        owners: U32 | None,
     ) -> None:
         """Write raw rows, in as many extents as their size asks for."""
         step = extent_rows(self._identity.row_bytes)
@@ -375,6 +383,7 @@ class Builder:
                 part,
                 ids[start:end],
                 None if inserted is None else inserted[start:end],
+                None if owners is None else owners[start:end],
             )
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX
 from vecstore.extents import Extent, ExtentWriter
-from vecstore.layout import PAGE, ExtentKind, ExtentRecord, Section
+from vecstore.layout import PAGE, TENANT_NONE, ExtentKind, ExtentRecord, Section
 
 U8 = NDArray[np.uint8]
 WRITE_ROWS = 8 * CHUNK_ROWS
@@ -50,6 +50,7 @@ def write_rows(
     take: Callable[[int, int], U8],
     ids: Sequence[Any] | NDArray[np.int64],
     order: NDArray[np.uint32] | None,
+    owners: NDArray[np.uint32] | None,
 ) -> ExtentRecord:
     """Write one raw extent.
 
@@ -66,6 +67,8 @@ def write_rows(
         Ids in row order; an empty one stands for a number without a row.
     order : uint32 (count,), optional
         Place of each row in order of insertion; its number without.
+    owners : uint32 (count,), optional
+        Tenant of each row, in a collection with tenants.
     """
     writer = ExtentWriter(
         folder,
@@ -90,6 +93,8 @@ def write_rows(
         writer.add(Section.ROW_SUMS, np.array(sums, np.uint64))
         if order is not None:
             writer.add(Section.ORDER, order)
+        if owners is not None:
+            writer.add(Section.OWNERS, owners)
         if isinstance(ids, np.ndarray):
             writer.add(Section.IDS, ids.astype(np.uint64))
         else:
@@ -104,13 +109,16 @@ def write_rows(
 
 
 class RowIds:
-    """Ids of one raw extent, by row."""
+    """Ids and owners of one raw extent, by row."""
 
     def __init__(self, extent: Extent) -> None:
         self.first_row = extent.first_row
         self.end_row = extent.first_row + extent.count
         if extent.has(Section.ORDER):
             extent.array(Section.ORDER, np.uint32)
+        self._owners: memoryview[int] | None = None
+        if extent.has(Section.OWNERS):
+            self._owners = extent.array(Section.OWNERS, np.uint32).data
         self._numbers: NDArray[np.uint64] | None = None
         if extent.has(Section.ID_ENDS):
             self._text = extent.array(Section.IDS, np.uint8).data
@@ -126,6 +134,10 @@ class RowIds:
             return self._places[place]
         start = self._places[place - 1] if place else 0
         return str(self._text[start : self._places[place]], "utf8")
+
+    def owner(self, row: int) -> int:
+        """Tenant of a row."""
+        return TENANT_NONE if self._owners is None else self._owners[row - self.first_row]
 
     def several(self, rows: list[int]) -> list[int | str]:
         """Ids of a few rows."""

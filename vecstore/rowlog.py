@@ -53,8 +53,8 @@ class RowLog:
         Raw rows in the collection's form.
     numbers : uint32 (capacity,)
         Row numbers, ascending.
-    ids : list
-        Ids, aligned.
+    ids, owners : list
+        Ids and tenants, aligned.
     tenants : dict
         Places of each tenant's rows, ascending, but for `TENANT_NONE`, which has them all.
     count : int
@@ -65,6 +65,7 @@ class RowLog:
         self.vectors: NDArray[np.uint8] = np.empty((64, row_bytes), np.uint8)
         self.numbers: NDArray[np.uint32] = np.empty(64, np.uint32)
         self.ids: list[int | str] = []
+        self.owners: list[int] = []
         self.tenants: dict[int, array[int]] = {}
         self.count = 0
         self.next_row = 0
@@ -84,6 +85,7 @@ class RowLog:
             self.numbers[self.count] = row
             if tenant != layout.TENANT_NONE:
                 self.tenants.setdefault(tenant, array("I")).append(self.count)
+            self.owners.append(tenant)
             self.ids.append(layout.decode_id(raw_id, is_int))
             self.count += 1
             self.next_row = row + 1

@@ -72,6 +72,14 @@ class Snapshot:
                 return self.log.ids[place]
         return self.extents.row_ids(row).one(row)
 
+    def owner_of(self, row: int) -> int:
+        """Tenant of a live row."""
+        if row >= self.state.log_first and self.log_count:
+            place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
+            if place < self.log_count and self.log.numbers[place] == row:
+                return self.log.owners[place]
+        return self.extents.row_ids(row).owner(row)
+
     def id_list(self, rows: list[int]) -> list[int | str]:
         """Ids of live rows."""
         lowest, highest = min(rows), max(rows)

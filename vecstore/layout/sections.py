@@ -36,6 +36,7 @@ class Section(IntEnum):
     DIRECTORIES = 12  # one after the other; checked by the sums in TENANTS
     ATTRIBUTES = 13  # columns of tenants; checked by the sums in ATTRIBUTE_TENANTS
     ATTRIBUTE_TENANTS = 14  # attributes.TENANT_DTYPE, sorted by tenant
+    OWNERS = 15  # u32, tenant of each row; absent in a collection without tenants
 
 
 SECTIONS_MAX: Final = 16
