@@ -256,7 +256,9 @@ class Directory:
             start = np.int64(self._blocks.ctypes.data)
             self.page_address = start + table["offset"].astype(np.int64)
             self.page_blocks = table["blocks"].astype(np.int64)
-        self.model = replace(directories.model, centre=centre)
+        self.model = directories.model
+        if not self.listed:
+            self.model = replace(directories.model, centre=centre)
 
     @property
     def leaves(self) -> Leaves:
