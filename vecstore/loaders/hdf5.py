@@ -51,6 +51,7 @@ def open_hdf5(path: Path, columns: Columns, progress: Progress) -> Source:
                 id=_bare(columns.id),
                 document=_bare(columns.document),
                 metadata=columns.metadata and tuple(f"{_bare(key)}" for key in columns.metadata),
+                tenant=_bare(columns.tenant),
             )
             return assemble(name, chosen, wanted, list(found), read)
     except VecstoreError:
