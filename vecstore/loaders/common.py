@@ -287,7 +287,7 @@ class ColumnRows(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         at = range(len(self))[index]
-        row = {key: column[at].tolist() for key, column in self._columns.items()}
+        row = {key: column[at : at + 1].tolist()[0] for key, column in self._columns.items()}
         return {key: None if _is_nan(value) else value for key, value in row.items()}
 
 
