@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from vecstore.errors import InvalidArgumentError
 from vecstore.loaders.common import RecordSpool
 
@@ -43,7 +41,7 @@ class TenantCheck:
         return names
 
     def _name(self, value: Any) -> str:
-        if value is None or value is msgspec.UNSET:
+        if value is None:
             raise TypeError("no tenant; fill it in or leave out the row")
         if not isinstance(value, str):
             shown = f"{value!r}"
