@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import vecstore
-from tests.naive_tenants import Foreign, Taken, Tenants
+from tests.naive_tenants import ForeignError, TakenError, Tenants
 from tests.store_checks import small_limits
 
 DIM = 3
@@ -67,7 +67,7 @@ class TenantsMachine(RuleBasedStateMachine):
         metadata = [{"n": i, "of": name} for i in ids]
         try:
             self.model.upsert(name, keys, vectors, metadata)
-        except Foreign:
+        except ForeignError:
             with pytest.raises(vecstore.ReadOnlyError):
                 self.docs.tenant(name).upsert(keys, vectors, metadata)
         else:
@@ -99,7 +99,7 @@ class TenantsMachine(RuleBasedStateMachine):
         keys = self.named(ids)
         try:
             expected = self.model.delete(name, keys)
-        except Foreign:
+        except ForeignError:
             with pytest.raises(vecstore.ReadOnlyError):
                 self.docs.tenant(name).delete(keys)
         else:
@@ -112,10 +112,10 @@ class TenantsMachine(RuleBasedStateMachine):
         keys = self.named(ids)
         try:
             expected = self.model.grant(name, keys, to)
-        except Foreign:
+        except ForeignError:
             with pytest.raises(vecstore.ReadOnlyError):
                 self.docs.tenant(name).grant(keys, to=to)
-        except Taken:
+        except TakenError:
             with pytest.raises(vecstore.DuplicateIdError):
                 self.docs.tenant(name).grant(keys, to=to)
         else:
