@@ -172,6 +172,11 @@ class TenantsMachine(RuleBasedStateMachine):
         assert len({(hit.id, hit.tenant) for hit in hits}) == len(hits)
 
     @rule()
+    def compact(self) -> None:
+        self.docs.compact()
+        assert self.docs.stats()["dead_rows"] == 0
+
+    @rule()
     def reopen(self) -> None:
         assert self.store is not None
         self.store.close()

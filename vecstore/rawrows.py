@@ -195,6 +195,17 @@ class RawRows:
             bits = self._chunks["bits"].ravel()
             live[self.first_row // 64 :][: len(bits)] |= bits
 
+    def rows(self, live: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """Row numbers of the live rows that stand here, ascending."""
+        words = live[self.first_row // 64 : -(-self.end_row // 64)]
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+        return (np.flatnonzero(bits) + self.first_row).astype(np.uint32)
+
+    def raw(self, rows: NDArray[np.uint32]) -> U8:
+        """Rows as they are stored, uint8 (n, row bytes)."""
+        stored = self.extent.array(Section.ROWS, np.uint8)[: self.stored * self._row_bytes]
+        return stored.reshape(-1, self._row_bytes)[self.places(rows)]
+
     def places(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows that stand here."""
         within = rows.astype(np.int64) - self.first_row

@@ -6,7 +6,7 @@ allows; an idle tenant takes no memory at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -145,13 +145,21 @@ class TenantIndex:
             part.checked[run] = True
         return part.entries(run, block_bytes)
 
-    def entries(self, block_bytes: int) -> tuple[I64, U32]:
-        """Posting ordinals and rows of all entries, copies and dead rows included."""
+    def entries(self, block_bytes: int, extents: Collection[int] | None = None) -> tuple[I64, U32]:
+        """Posting ordinals and rows of all entries, copies and dead rows included.
+
+        Parameters
+        ----------
+        extents : collection of int, optional
+            Places of the extents that are looked at; all by default.
+        """
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         counts = np.diff(self.first_run)
         for ordinal, (place, run) in zip(
             np.repeat(np.arange(len(counts)), counts), self.run_source.tolist(), strict=True
         ):
+            if extents is not None and place not in extents:
+                continue
             own = self._checked_entries(place, run, block_bytes)
             rows.append(own)
             ordinals.append(np.full(len(own), ordinal))
