@@ -109,7 +109,8 @@ def write_directory(
         writer.add(Section.CENTRE, model.centre)
         writer.add(Section.SIGNS, model.signs)
         if model.codebook is not None:
-            writer.add(Section.CODEBOOK, model.codebook)
+            parts = np.append(model.codebook.ravel(), np.float32(model.error_scale))
+            writer.add(Section.CODEBOOK, parts)
         if model.matrix is not None:
             writer.add(Section.MATRIX, model.matrix)
         writer.add(Section.SUPERS, supers)
@@ -147,15 +148,16 @@ class Directory:
         """Model of the posting codec."""
         extent = self.extent
         codebook = matrix = None
+        scale = 1.0
         if codec.parts:
+            parts = extent.array(Section.CODEBOOK, np.float32)
             shape = (codec.parts, codec.part_dim(extent.dim), -1)
-            codebook = extent.array(Section.CODEBOOK, np.float32).reshape(shape)
+            codebook, scale = parts[:-1].reshape(shape), float(parts[-1])
         if codec.turned:
             matrix = extent.array(Section.MATRIX, np.float32).reshape(-1, extent.dim)
         centre = extent.array(Section.CENTRE, np.float32)
-        return Model(
-            codec, metric, centre, extent.array(Section.SIGNS, np.float32), codebook, matrix
-        )
+        signs = extent.array(Section.SIGNS, np.float32)
+        return Model(codec, metric, centre, signs, codebook, matrix, scale)
 
     def _ordinals(self, blocks: NDArray[np.uint8], dim: int) -> U32:
         """Centroids that the pages name, in page order, copies included."""

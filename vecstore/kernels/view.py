@@ -48,7 +48,8 @@ CODEBOOK: Final = 34  # f32 (parts, part dim, 256)
 MATRIX: Final = 35  # f32 (parts * part dim, dim), learned rotation; 0 = none
 RAW_FORM: Final = 36  # of raw rows, in extents and in the log
 ROW_BYTES: Final = 37  # from one raw row to the next
-VIEW_FIELDS: Final = 38
+ERROR_SCALE: Final = 38  # bits of the float32 that product-quantised rows' bounds are scaled by
+VIEW_FIELDS: Final = 39
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
