@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.errors import CorruptionError
 from vecstore.layout import Kind
 
 
@@ -73,7 +74,13 @@ class RowLog:
     def catch_up(
         self, transaction: lmdb.Transaction, collection: int, is_int: bool, first: int
     ) -> NDArray[np.uint32]:
-        """Append the rows that LMDB has beyond those held; return their numbers."""
+        """Append the rows that LMDB has beyond those held; return their numbers.
+
+        Raises
+        ------
+        CorruptionError
+            A stored row is shorter or longer than rows of the collection are.
+        """
         start = self.count
         for row, tenant, raw_id, vector in read_log(
             transaction, collection, max(first, self.next_row)
@@ -81,6 +88,11 @@ class RowLog:
             if self.count == len(self.numbers):
                 self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
                 self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
+            if len(vector) != self.vectors.shape[1]:
+                raise CorruptionError(
+                    f"Row {row} of the row log has {len(vector)} bytes where rows take "
+                    f"{self.vectors.shape[1]}; restore a backup."
+                )
             self.vectors[self.count] = np.frombuffer(vector, np.uint8)
             self.numbers[self.count] = row
             if tenant != layout.TENANT_NONE:

@@ -48,7 +48,8 @@ ROW_BYTES: Final = 34  # from one raw row to the next
 FRESH_ADDRESSES: Final = 35  # i64 (fresh rows,), when they do not stand one after the other
 LISTED: Final = 36  # rows of an exact scan, or ALL_ROWS, or NO_LIST
 LISTED_ROWS: Final = 37  # u32 (listed,), ascending
-VIEW_FIELDS: Final = 38
+ERROR_SCALE: Final = 38  # bits of the float32 that product-quantised rows' bounds are scaled by
+VIEW_FIELDS: Final = 39
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine

@@ -31,7 +31,7 @@ class Section(IntEnum):
     BLOCKS = 6  # code blocks and lists; checked by the sums in RUNS
     RUNS = 7  # RUN_DTYPE, sorted by tenant and posting
     SIGNS = 8  # f32 (rounds, padded dim), of the rotation
-    CODEBOOK = 9  # f32 (parts, part dim, 256), of product quantisation
+    CODEBOOK = 9  # f32 (parts, part dim, 256), then the scale of error bounds
     MATRIX = 10  # f32 (parts * part dim, dim), its learned rotation
     TENANTS = 11  # TENANT_DTYPE, one per directory, sorted by tenant
     DIRECTORIES = 12  # one after the other; checked by the sums in TENANTS
