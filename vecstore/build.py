@@ -386,7 +386,7 @@ class Builder:
     def _put_directories(
         self, built: Built, model: Model, assignments: Sequence[Assignment]
     ) -> None:
-        trained = [one.leaves for one in assignments if one.trained]
+        trained = [one.leaves for one in assignments if one.needs_directory]
         if not trained:
             return
         built.directory = self._next_extent()

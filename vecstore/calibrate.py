@@ -295,6 +295,7 @@ def calibrate(writing: Writing, tenant: TenantView, progress: Progress) -> None:
         record = edit.tenant(tenant.number)
         record.calibration = [effort.record() for effort in efforts]
         record.calibration_k = K
+        record.calibrated_rows = tenant.rows
         record.calibration_note = (
             "a single row" if workload is None else calibration_note(workload, tenant.rows)
         )

@@ -173,17 +173,20 @@ class Edit:
         record.directory = record.indexed_rows = record.trained_rows = 0
         record.calibration, record.calibration_note = [], ""
 
-    def index_tenant(self, tenant: int, directory: int, rows: int, spread: float) -> None:
+    def index_tenant(
+        self, tenant: int, directory: int, rows: int, spread: float, *, anew: bool
+    ) -> None:
         """Tell that rows of a tenant came into postings.
 
         Parameters
         ----------
         directory : int
-            Extent of a new directory, whose postings hold all that the tenant has indexed; 0
-            when the present one stays.
+            Extent of a new directory; 0 when the present one stays.
         rows : int
         spread : float
             Mean squared distance of these rows to their centroids.
+        anew : bool
+            All postings are new, and hold all that the tenant has indexed.
         """
         record = self.tenant(tenant)
         if record.pending:
@@ -191,10 +194,12 @@ class Edit:
             self.state.pending -= record.pending
             record.pending = 0
         if directory:
+            record.directory = directory
+        if anew:
             delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
             record.revoked = 0
-            record.directory = directory
             record.indexed_rows = record.trained_rows = rows
+            record.calibrated_rows = 0
             record.trained_spread, record.later_spread, record.later_rows = spread, 0.0, 0
             record.calibration, record.calibration_note = [], ""
         elif rows:

@@ -14,13 +14,14 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.balance import find_change
 from vecstore.build import Builder, Built, next_chunk
 from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, silent, worker_pool
@@ -70,8 +71,8 @@ class _Share:
     Attributes
     ----------
     tenant : int
-    directory : Directory or None
-        The present one.
+    view : TenantView or None
+        None for a tenant that is new.
     fresh : uint32
         Stored rows that were in no posting of the tenant so far.
     stored : uint32
@@ -83,21 +84,39 @@ class _Share:
     """
 
     tenant: int
-    directory: Directory | None
+    view: TenantView | None
     fresh: U32
     stored: U32
     places: I64
     train: bool
 
+    @property
+    def directory(self) -> Directory | None:
+        """The present one."""
+        return None if self.view is None else self.view.index.directory
+
 
 class Indexer:
-    """Brings the rows of one collection into its index."""
+    """Brings the rows of one collection into its index.
+
+    Attributes
+    ----------
+    balance : bool
+        Postings are divided and dissolved as rows come; off, they only grow.
+    """
 
     def __init__(self, writing: Writing) -> None:
         self._writing = writing
         self._environment = writing.environment
         self._identity = writing.identity
         self._untested: set[int] = set()
+        self._tally = np.zeros(4, np.int64)
+        self.balance = True
+
+    def tally(self) -> dict[str, int]:
+        """What keeping postings in shape has done since the store was opened."""
+        names = ("splits", "merges", "checked", "moved")
+        return dict(zip(names, self._tally.tolist(), strict=True))
 
     def run(
         self,
@@ -146,6 +165,9 @@ class Indexer:
             if rows.n:
                 divider = Divider(self._identity, rows, pool, progress)
                 assignments = self._divide(snapshot, divider, shares, kept)
+                rows, kept, assignments = self._balance(
+                    snapshot, rows, kept, shares, assignments, replaced
+                )
                 models = [
                     share.directory.model
                     for share in shares
@@ -160,7 +182,9 @@ class Indexer:
             emptied = touched - {one.leaves.tenant for one in assignments}
             with self._environment.write() as transaction:
                 edit = Edit(transaction, self._identity)
-                self._publish(edit, snapshot, builts, assignments, emptied if everything else ())
+                self._publish(
+                    edit, snapshot, builts, shares, assignments, emptied if everything else ()
+                )
                 store = read_store(transaction)
                 store.next_extent = numbers.value
                 put_store(transaction, store)
@@ -214,17 +238,17 @@ class Indexer:
         """Share of one tenant: what is fresh, and whether that still fits its index."""
         fresh = view.fresh[layout.get_bits(view.live, view.fresh)]
         fresh = np.setdiff1d(fresh, replaced).astype(np.uint32)
-        record, index = view.record, view.index
+        index = view.index
         coming = len(fresh) + len(places)
         if index.directory is None:
-            return _Share(view.number, None, fresh, fresh, places, True)
+            return _Share(view.number, view, fresh, fresh, places, True)
         row_bytes = self._identity.row_bytes
         if index.listed or len(index.directory.postings) == 1:
             shape = 0 if index.listed else 1
             train = size_class(len(view.indexed) + coming, row_bytes) != shape
         else:
-            train = record.indexed_rows + coming > GROWTH_MAX * record.trained_rows
-        return _Share(view.number, index.directory, fresh, fresh, places, train)
+            train = False
+        return _Share(view.number, view, fresh, fresh, places, train)
 
     def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
         """Tenants with fresh rows or pending grants, or all."""
@@ -262,6 +286,48 @@ class Indexer:
             else:
                 assignments.append(divider.append(share.directory.leaves, part))
         return assignments
+
+    def _balance(
+        self,
+        snapshot: Snapshot,
+        rows: Rows,
+        kept: U32,
+        shares: Sequence[_Share],
+        assignments: list[Assignment],
+        replaced: U32,
+    ) -> tuple[Rows, U32, list[Assignment]]:
+        """Divide and dissolve postings that are out of shape with the rows that come.
+
+        Returns
+        -------
+        rows, row numbers of the stored ones, assignments: with the rows that move among them
+        """
+        if not self.balance:
+            return rows, kept, assignments
+        changes = [
+            find_change(share.view, one, replaced)
+            for share, one in zip(shares, assignments, strict=True)
+        ]
+        concerned = [change.rows for change in changes if change is not None]
+        if not concerned:
+            return rows, kept, assignments
+        stored = np.unique(np.concatenate([kept, *concerned])).astype(np.uint32)
+        self._writing.searcher.check_rows(snapshot, stored)
+        places = np.concatenate(
+            [np.searchsorted(stored, kept), len(stored) + np.arange(rows.fresh_count)]
+        ).astype(np.int64)
+        more = rows.with_stored(snapshot.addresses(stored))
+        next_posting = snapshot.state.next_posting
+        next_posting += sum(len(one.leaves.numbers) for one in assignments if one.trained)
+        after = []
+        for one, change in zip(assignments, changes, strict=True):
+            one = replace(one, places=places[one.places])
+            if change is not None:
+                one, tally = change.apply(one, stored, more.take, next_posting)
+                next_posting += one.new
+                self._tally += tally
+            after.append(one)
+        return more, stored, after
 
     def _put_attributes(
         self,
@@ -308,6 +374,7 @@ class Indexer:
         edit: Edit,
         snapshot: Snapshot,
         builts: Sequence[Built],
+        shares: Sequence[_Share],
         assignments: Sequence[Assignment],
         emptied: Collection[int],
     ) -> None:
@@ -315,13 +382,17 @@ class Indexer:
         if snapshot.log_count:
             edit.clear_log()
         directory = builts[-1].directory if builts else 0
-        for one in assignments:
-            trained = directory if one.trained else 0
-            edit.index_tenant(one.leaves.tenant, trained, len(one.places), one.spread)
-            if one.trained:
-                edit.state.next_posting += len(one.leaves.numbers)
-                if len(one.leaves.numbers) > 1:
-                    self._untested.add(one.leaves.tenant)
+        for share, one in zip(shares, assignments, strict=True):
+            edit.index_tenant(
+                one.leaves.tenant,
+                directory if one.needs_directory else 0,
+                len(share.stored) + len(share.places),
+                one.spread,
+                anew=one.trained,
+            )
+            edit.state.next_posting += len(one.leaves.numbers) if one.trained else max(0, one.new)
+            if len(one.leaves.numbers) > 1:
+                self._untested.add(one.leaves.tenant)
         for tenant in emptied:
             edit.unindex_tenant(tenant)
         for built in builts:
@@ -343,7 +414,7 @@ class Indexer:
             if (
                 directory is not None
                 and len(directory.postings) > 1
-                and not view.record.calibration_note
+                and view.rows > GROWTH_MAX * view.record.calibrated_rows
             ):
                 calibrate(self._writing, view, progress)
             self._untested.discard(tenant)

@@ -264,6 +264,7 @@ class Tuner:
             record.directory = winner.built.directory
             record.calibration = [found.record() for found in winner.measured]
             record.calibration_k = workload.wanted
+            record.calibrated_rows = record.rows
             record.calibration_note = calibration_note(workload, record.rows)
             self._store(edit, tuning)
             edit.finish()
