@@ -102,6 +102,27 @@ def natural(
     _contest("natural", made, arms, out, _work(work, "natural"), terms)
 
 
+@app.command()
+def divide(
+    out: Out,
+    dataset: str = "sift577k",
+    rows: Rows = None,
+    tenants: Annotated[int, typer.Option(min=2)] = 1_000,
+    sharing: float = 13.0,
+    queries: Queries = 500,
+    seed: Seed = 1,
+) -> None:
+    """Ways to divide tenants into postings, by rows scanned for recall 0.95; in this process."""
+    from bench.tenants import divide as dividing
+
+    made = workloads.w1(dataset, rows, tenants, queries, sharing, seed)
+    record = Record(out, "divide", {"k": 10})
+    truths = {name: exact(made, asked, 10) for name, asked in made.asked.items()}
+    dividing.run(made, truths, record, console.log)
+    record.complete()
+    _report(out)
+
+
 @app.command("report")
 def report_command(out: Out) -> None:
     """Write report.md again from the raw results of a folder."""

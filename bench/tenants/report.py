@@ -10,6 +10,8 @@ from bench.tenants.records import load_records
 
 Section = Callable[[dict[str, Any]], list[str]]
 FIRST = "vecstore"
+OWN = f"÷ {FIRST}'s"
+HEAD = ("arm", "setting", "recall", "p50 µs", "p99 µs", "mean µs", OWN, "mean at 0.95", OWN)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -70,9 +72,9 @@ def contest_lines(data: dict[str, Any]) -> list[str]:
                 "p50 µs",
                 "p99 µs",
                 "mean µs",
-                f"÷ {FIRST}'s",
+                OWN,
                 "mean at 0.95",
-                f"÷ {FIRST}'s",
+                OWN,
             ),
             _at_target(arms, name),
         )
@@ -84,10 +86,10 @@ def contest_lines(data: dict[str, Any]) -> list[str]:
             "build s",
             "CPU s",
             "anonymous MB",
-            f"÷ {FIRST}'s",
+            OWN,
             "of it runtime",
             "disk MB",
-            f"÷ {FIRST}'s",
+            OWN,
             "open s",
         ),
         [
@@ -181,9 +183,48 @@ def _curves(arms: dict[str, Any], name: str) -> list[str]:
     return table((*head, ""), rows)
 
 
+def divide_lines(data: dict[str, Any]) -> list[str]:
+    """Rows scanned, bytes and seconds by way of dividing."""
+    made, lines = data["workload"], []
+    lines += [
+        f"{made['rows']:,} rows, {made['tenants']:,} tenants, sharing {made['sharing']:.1f}; "
+    ]
+    lines += ["exact distances inside postings. Rows and centroids looked at for recall 0.95:", ""]
+    for name, searches in data.get("needed", {}).items():
+        rows = []
+        for search, classes in searches.items():
+            known = [c for c in classes if c["queries"]]
+            cells = [f"{c['rows']:,.0f} + {c['centroids']:,.0f} ({c['probes']})" for c in known]
+            rows.append((search, *cells))
+        known = [c for c in next(iter(searches.values())) if c["queries"]]
+        heads = [f"tenants of {c['tenant_rows']:,.0f} rows ({c['queries']} queries)" for c in known]
+        lines += [f"Queries “{name}”: rows + centroids (postings)", ""]
+        lines += table(("way", *heads), rows)
+    lines += table(
+        ("way", "build s per million", "bytes per entry of a tenant", "with padding", "postings"),
+        [
+            (
+                way,
+                number(w["build_s_per_million"]),
+                number(w["entry_bytes"]),
+                number(w["entry_bytes_padded"]),
+                number(int(w["postings"])),
+            )
+            for way, w in data.get("ways", {}).items()
+        ],
+    )
+    if "tree" in data:
+        lines += [
+            f"The shared tree: {data['tree']['nodes']:,} nodes, {data['tree']['build_s']:.1f} s.",
+            "",
+        ]
+    return lines
+
+
 SECTIONS: dict[str, tuple[str, Section]] = {
     "w1": ("W1: many tenants that share rows", contest_lines),
     "natural": ("Natural tenants", contest_lines),
+    "divide": ("Ways to divide a tenant", divide_lines),
     "w3": ("W3: access lists", contest_lines),
 }
 
