@@ -12,6 +12,7 @@ from bench.channel import BenchError
 from bench.data import cache_root
 from bench.tenants import contest, report, workloads
 from bench.tenants.arms import ARMS
+from bench.tenants.model import Workload
 from bench.tenants.records import Record
 from bench.tenants.truth import exact
 
@@ -45,7 +46,7 @@ def _names(text: str) -> list[str]:
 
 
 def _contest(
-    command: str, made: workloads.Workload, arms: str, out: Path, work: Path, terms: contest.Terms
+    command: str, made: Workload, arms: str, out: Path, work: Path, terms: contest.Terms
 ) -> None:
     settings = {"k": terms.k, "repeats": terms.repeats, "budget_s": terms.budget_s}
     record = Record(out, command, settings)
@@ -119,6 +120,118 @@ def divide(
     record = Record(out, "divide", {"k": 10})
     truths = {name: exact(made, asked, 10) for name, asked in made.asked.items()}
     dividing.run(made, truths, record, console.log)
+    record.complete()
+    _report(out)
+
+
+@app.command()
+def w3(
+    out: Out,
+    dataset: str = "sift577k",
+    rows: Rows = None,
+    roles: Annotated[int, typer.Option(min=2)] = 200,
+    users: Annotated[int, typer.Option(min=2)] = 1_000,
+    queries: Queries = 1_000,
+    arms: Arms = "vecstore,hnswlib-shared,faiss-ivf-shared",
+    repeats: Repeats = 5,
+    budget_s: Budget = 60.0,
+    reuse: Reuse = False,
+    seed: Seed = 1,
+    work: Work = None,
+) -> None:
+    """Access lists: arms at equal recall, then a role of 10,000 rows granted and revoked."""
+    made = workloads.w3(dataset, rows, roles, users, queries, seed=seed)
+    terms, folder = contest.Terms(10, repeats, budget_s, reuse), _work(work, "w3")
+    _contest("w3", made, arms, out, folder, terms)
+    record = Record(out, "roles", {"k": 10})
+    arm = contest.Contestant("vecstore", folder / "workload", folder, terms, contest.MODULE)
+    with arm.start(1) as child:
+        record.data["roles"] = child.ask(
+            "call", module="bench.tenants.operations", function="roles"
+        )
+    record.complete()
+    _report(out)
+
+
+@app.command()
+def operations(
+    out: Out,
+    dataset: str = "sift577k",
+    rows: Rows = None,
+    tenants: Annotated[int, typer.Option(min=2)] = 1_000,
+    sharing: float = 13.0,
+    queries: Queries = 1_000,
+    arms: Arms = ALL,
+    reuse: Annotated[bool, typer.Option(help="Take the builds of w1.")] = True,
+    seed: Seed = 1,
+    work: Work = None,
+) -> None:
+    """Insert shared rows, grant, revoke, drop; on the workload and the builds of w1."""
+    made = workloads.w1(dataset, rows, tenants, queries, sharing, seed)
+    record, folder = Record(out, "operations", {"k": 10}), _work(work, "w1")
+    made.save(folder / "workload")
+    record.data["workload"] = made.described()
+    record.data["operations"] = {}
+    for name in _names(arms):
+        arm = contest.Contestant(
+            name, folder / "workload", folder, contest.Terms(reuse=reuse), contest.MODULE
+        )
+        console.log(f"building {name}")
+        arm.build()
+        console.log(f"operations of {name}")
+        with arm.start(1) as child:
+            found = child.ask("call", module="bench.tenants.operations", function="run")
+        record.data["operations"][name] = found
+        record.save()
+    record.complete()
+    _report(out)
+
+
+@app.command()
+def w2(
+    out: Out,
+    dataset: str = "sift577k",
+    rows: Rows = None,
+    tenants: Annotated[int, typer.Option(min=2)] = 100_000,
+    queries: Queries = 10_000,
+    repeats: Repeats = 5,
+    reuse: Reuse = False,
+    seed: Seed = 1,
+    work: Work = None,
+) -> None:
+    """Very many small tenants: opening, memory of idle ones, first and warm queries."""
+    from bench.tenants import saas
+
+    made = workloads.w2(dataset, rows, tenants, queries, seed)
+    record = Record(out, "w2", {"k": 10, "repeats": repeats})
+    console.log(made.described())
+    truths = {name: exact(made, made.asked[name], 10) for name in ("heat", "small")}
+    terms = contest.Terms(10, repeats, reuse=reuse)
+    saas.run(made, truths, record, _work(work, "w2"), terms, console.log)
+    record.complete()
+    _report(out)
+
+
+@app.command("load")
+def load_command(
+    out: Out,
+    dataset: str = "sift577k",
+    rows: Rows = None,
+    tenants: Annotated[int, typer.Option(min=2)] = 1_000,
+    sharing: float = 1.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of each part.")] = 30.0,
+    small_rows: Annotated[int, typer.Option(help="Rows of the tenant that asks, about.")] = 500,
+    reuse: Reuse = False,
+    seed: Seed = 1,
+    work: Work = None,
+) -> None:
+    """A small tenant's p50 and p99 while another one loads at full speed."""
+    from bench.tenants import load
+
+    made = workloads.w1(dataset, rows, tenants, 1_000, sharing, seed)
+    record = Record(out, "load", {"k": 10, "seconds": seconds})
+    terms = contest.Terms(10, reuse=reuse)
+    load.run(made, record, _work(work, "load"), terms, seconds, small_rows, console.log)
     record.complete()
     _report(out)
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.tenants.workloads import LARGEST, Workload, blocks, tenant_name
+from bench.tenants.model import LARGEST, Workload, blocks, tenant_name
 
 Params = dict[str, Any]
 COLLECTION = "bench"
@@ -63,6 +63,9 @@ class Arm(ABC):
     def load(self, module: str) -> Any:
         """Import a library."""
         return importlib.import_module(module)
+
+    def prepare(self) -> None:  # noqa: B027  (most need nothing)
+        """Make what queries need and no index should be charged for."""
 
     @abstractmethod
     def build(self) -> None:
@@ -127,9 +130,11 @@ class Vecstore(Arm):
             docs.load(made.base, tenants=made.column())
 
     def open(self, mode: str = "r") -> None:
-        self._opened = self.load("vecstore").open(self.folder / "store", mode=mode)
-        self.docs = self._opened.collection(COLLECTION)
-        self._names = self.workload.tenant_names()
+        self.store = self.load("vecstore").open(self.folder / "store", mode=mode)
+        self.docs = self.store.collection(COLLECTION)
+
+    def prepare(self) -> None:
+        self.names = self.workload.tenant_names()
 
     def points(self) -> list[Params]:
         return [{"recall": recall} for recall in RECALLS]
@@ -138,7 +143,7 @@ class Vecstore(Arm):
         self._recall = float(params["recall"])
 
     def call(self) -> Callable[[int, Any], Any]:
-        tenant, names, k, recall = self.docs.tenant, self._names, self.place.k, self._recall
+        tenant, names, k, recall = self.docs.tenant, self.names, self.place.k, self._recall
         return lambda scope, row: tenant(names[scope]).query(row, k=k, recall=recall)
 
     def ids(self, answer: Any) -> Any:
@@ -151,7 +156,7 @@ class Vecstore(Arm):
         return stats
 
     def close(self) -> None:
-        self._opened.close()
+        self.store.close()
 
     def runtime(self, build: bool) -> bool:
         import numpy as np
@@ -163,8 +168,8 @@ class Vecstore(Arm):
                 docs = store.collection("r", dim, self.workload.metric, tenants=True)
                 docs.load(x, tenants=["a"] * 5_900 + ["b"] * 100)
             return True
-        self._opened = vecstore.open(self.folder / "store", mode="r")
-        self.docs = self._opened.collection("r")
+        self.store = vecstore.open(self.folder / "store", mode="r")
+        self.docs = self.store.collection("r")
         for name in "ab":
             for recall in RECALLS:
                 self.docs.tenant(name).query(x[0], k=self.place.k, recall=recall)

@@ -22,9 +22,9 @@ from bench.machine import without_places
 from bench.metrics import at_recall
 from bench.run import turns
 from bench.tenants.arms import Place
+from bench.tenants.model import Asked, Workload
 from bench.tenants.records import Record
 from bench.tenants.truth import RowsOf, Truth, hits, strangers
-from bench.tenants.workloads import Asked, Workload
 
 Say = Callable[[str], None]
 MODULE = "bench.tenants.arms"

@@ -24,9 +24,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.tenants.model import Workload
 from bench.tenants.records import Record
 from bench.tenants.truth import Truth
-from bench.tenants.workloads import Workload
 from vecstore import clustering
 from vecstore.codecs import find_codec
 from vecstore.config import BLOCK_ROWS, POSTING_ROWS, POSTING_ROWS_MAX
@@ -162,7 +162,11 @@ class SharedTree:
         """Place a tenant's rows at shared nodes."""
         by_rank = np.argsort(self.rank[rows], kind="stable")
         ranks = self.rank[rows][by_rank]
-        nodes, parents, levels, members, shortlist = [], [], [], [], []
+        nodes: list[int] = []
+        parents: list[int] = []
+        levels: list[int] = []
+        members: list[I64] = []
+        shortlist: list[int] = []
         todo = [(0, -1, 0)]
         while todo:
             node, parent, level = todo.pop()

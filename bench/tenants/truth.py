@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.tenants.workloads import Asked, Workload
+from bench.tenants.model import Asked, Workload
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

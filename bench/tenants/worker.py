@@ -42,6 +42,7 @@ class Worker:
         for name in self._arm.modules:
             self._arm.load(name)
         self._memory["imports"] = read_anonymous()
+        self._arm.prepare()
         self._queries = {
             name: (
                 [self._arm.row(x) for x in asked.vectors.copy()],
@@ -128,6 +129,10 @@ class Worker:
         info = self._arm.info()
         self._arm.close()
         return {"memory": self._memory, "info": info}
+
+    def memory(self) -> dict[str, int]:
+        """Anonymous memory by phase, and now."""
+        return {**self._memory, "now": read_anonymous()}
 
     def call(self, module: str, function: str, **arguments: Any) -> Any:
         """Run a function of a module in this process, on the arm."""
