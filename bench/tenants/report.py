@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.tenants import sections
 from bench.tenants.records import load_records
+from bench.tenants.tables import FIRST, OWN, megabytes, number, ratio, setting, table
 
 Section = Callable[[dict[str, Any]], list[str]]
-FIRST = "vecstore"
-OWN = f"÷ {FIRST}'s"
 HEAD = ("arm", "setting", "recall", "p50 µs", "p99 µs", "mean µs", OWN, "mean at 0.95", OWN)
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of a markdown table, the first column to the left."""
-    head = list(head)
-    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return [*lines, ""]
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number with a few significant digits, or a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, int) or abs(value) >= 10**digits:
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
-def megabytes(value: float | None) -> str:
-    """Bytes in MB."""
-    return "–" if value is None else number(value / 1e6)
-
-
-def ratio(value: float | None, reference: float | None) -> str:
-    """A value as so many times the reference."""
-    return "–" if not value or not reference else f"{value / reference:.2f} ×"
 
 
 def anonymous(arm: dict[str, Any]) -> int | None:
@@ -158,11 +131,6 @@ def _just_at(point: dict[str, Any]) -> str:
     return ("≤ " if found["kind"] == "at least" else "") + number(found["mean_us"])
 
 
-def setting(point: dict[str, Any]) -> str:
-    """Parameters of a point."""
-    return ", ".join(f"{key} {value}" for key, value in point["params"].items())
-
-
 def _curves(arms: dict[str, Any], name: str) -> list[str]:
     rows = [
         (
@@ -226,13 +194,18 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "natural": ("Natural tenants", contest_lines),
     "divide": ("Ways to divide a tenant", divide_lines),
     "w3": ("W3: access lists", contest_lines),
+    "roles": ("W3: a role granted and revoked", sections.roles_lines),
+    "operations": ("Operations", sections.operations_lines),
+    "w2": ("W2: very many tenants", sections.saas_lines),
+    "load": ("A small tenant beside a load", sections.load_lines),
+    "filters": ("Filters", sections.filter_lines),
 }
 
 
 def write(folder: Path) -> Path:
     """Write ``report.md`` of a results folder; returns its path."""
     records = load_records(folder)
-    lines = ["# Tenants", ""]
+    lines = ["# Tenants and filters", ""]
     for command, (title, section) in SECTIONS.items():
         if command not in records:
             continue
