@@ -14,6 +14,7 @@ look at is one for each class of tenant sizes, the least that reaches the recall
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,51 +165,44 @@ class SharedTree:
         ranks = self.rank[rows][by_rank]
         nodes: list[int] = []
         parents: list[int] = []
-        levels: list[int] = []
         members: list[I64] = []
         shortlist: list[int] = []
-        todo = [(0, -1, 0)]
+        todo = [(0, -1)]
         while todo:
-            node, parent, level = todo.pop()
+            node, parent = todo.pop()
             low, high = np.searchsorted(ranks, self.span[node])
             if low == high:
                 continue
             place = len(nodes)
             nodes.append(node)
             parents.append(parent)
-            levels.append(level)
             if high - low <= SHORTLIST_ROWS or not self.children[node]:
                 shortlist.append(place)
                 members.append(by_rank[low:high])
             else:
-                todo += [(child, place, level + 1) for child in self.children[node]]
+                todo += [(child, place) for child in self.children[node]]
         search = _BestFirst(
             np.stack([self.centroids[n] for n in nodes]),
             np.array([self.spread[n] for n in nodes], np.float32),
-            np.array(parents),
-            np.array(levels),
-            np.array(shortlist),
+            parents,
+            shortlist,
         )
         order: dict[str, Order] = {"curator": search.plain, "curator, spread": search.corrected}
         return Division(members, order, SHORTLIST_BYTES * len(nodes))
 
 
 class _BestFirst:
-    """The order in which a best-first search comes to the shortlists of one tenant.
-
-    A node is taken when it is the least of those waiting, so never before its parents: nodes come
-    in the order of the greatest key on their way from the root.
-    """
+    """The order in which a best-first search comes to the shortlists of one tenant."""
 
     def __init__(
-        self, centroids: F32, spread: F32, parents: I64, levels: I64, shortlist: I64
+        self, centroids: F32, spread: F32, parents: list[int], shortlist: list[int]
     ) -> None:
         self._centroids, self._spread = centroids, spread
-        self._parents, self._shortlist = parents, shortlist
-        self._by_level = [np.flatnonzero(levels == d) for d in range(1, levels.max() + 1)]
-        self._is_inner = np.ones(len(centroids), np.bool_)
-        self._is_inner[shortlist] = False
-        self._fanout = np.bincount(parents[parents >= 0], minlength=len(centroids))
+        self._children: list[list[int]] = [[] for _ in parents]
+        for place, parent in enumerate(parents):
+            if parent >= 0:
+                self._children[parent].append(place)
+        self._ordinal = {place: ordinal for ordinal, place in enumerate(shortlist)}
 
     def plain(self, query: F32) -> tuple[I64, I64]:
         return self._search(((self._centroids - query) ** 2).sum(axis=1))
@@ -217,16 +211,18 @@ class _BestFirst:
         apart = ((self._centroids - query) ** 2).sum(axis=1)
         return self._search(apart - SPREAD_WEIGHT * self._spread)
 
-    def _search(self, key: F32) -> tuple[I64, I64]:
-        way = key.copy()
-        for level in self._by_level:
-            way[level] = np.maximum(way[level], way[self._parents[level]])
-        order = np.lexsort((key[self._shortlist], way[self._shortlist]))
-        inner = np.flatnonzero(self._is_inner)
-        opened = inner[np.argsort(way[inner], kind="stable")]
-        scored = np.concatenate([[1], 1 + np.cumsum(self._fanout[opened])])
-        at = np.searchsorted(way[opened], way[self._shortlist][order], side="right")
-        return order, scored[at]
+    def _search(self, keys: F32) -> tuple[I64, I64]:
+        key = keys.tolist()
+        heap, order, scored, pushed = [(key[0], 0)], [], [], 1
+        while heap:
+            _, place = heapq.heappop(heap)
+            if place in self._ordinal:
+                order.append(self._ordinal[place])
+                scored.append(pushed)
+            for child in self._children[place]:
+                heapq.heappush(heap, (key[child], child))
+                pushed += 1
+        return np.array(order), np.array(scored)
 
 
 def run(
