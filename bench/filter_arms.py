@@ -83,7 +83,10 @@ class FilterArm(Arm):
 
 
 class VecstoreFiltered(FilterArm, Vecstore):
-    """vecstore: ``docs.query(vector, k=k, recall=r, where=...)``."""
+    """vecstore: ``docs.query(vector, k=k, recall=r, where=..., include=())``.
+
+    Ids and distances alone, as the other stores are asked for.
+    """
 
     def build(self) -> None:
         made = self.workload
@@ -99,7 +102,7 @@ class VecstoreFiltered(FilterArm, Vecstore):
 
         def ask(scope: int, row: Any) -> Any:
             where = clauses(conditions[scope], shift()) if fresh[scope] else known[scope]
-            return query(row, k=k, where=where, recall=recall)
+            return query(row, k=k, where=where, recall=recall, include=())
 
         return ask
 

@@ -73,14 +73,13 @@ class TenantsMachine(RuleBasedStateMachine):
         else:
             self.docs.tenant(name).upsert(keys, vectors, metadata)
 
-    @rule(first=numbers, n=st.integers(1, 90), seed=seeds, share=st.sampled_from([0.0, 0.3, 1.0]))
+    @rule(
+        first=numbers, n=st.integers(1, 90), seed=seeds, share=st.sampled_from([0.0, 0.3, 1.0])
+    )
     def load(self, first: int, n: int, seed: int, share: float) -> None:
         """New rows of all tenants in one call, some of them granted."""
         rng = np.random.default_rng(seed)
-        keys, vectors = (
-            self.named(list(range(1_000 + first, 1_000 + first + n))),
-            self.draw(n, seed),
-        )
+        keys, vectors = self.named(list(range(1_000 + first, 1_000 + first + n))), self.draw(n, seed)
         column = []
         for _ in range(n):
             order = rng.permutation(NAMES).tolist()

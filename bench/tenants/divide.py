@@ -3,9 +3,10 @@
 * **own**: as vecstore does: a tree of each tenant's own rows, a second copy of each row (SOAR), and
   one posting for a tenant of up to `RUN_ROWS_MAX` rows.
 * **curator**: one k-means tree of all rows; a tenant's rows stand at the highest shared node under
-  which it has no more than a limit (Curator, arXiv 2401.07119, section 4), and are found best
-  first by the distance to shared centroids, without or with the successor's correction for spread
-  (arXiv 2601.01291).  Which nodes are empty is known exactly, without Bloom filters.
+  which it has no more than a limit (Curator, arXiv 2401.07119, section 4).  Searched best first by
+  the distance to shared centroids, without or with the successor's correction for spread (arXiv
+  2601.01291), or in one pass over the centroids of all its shortlists.  Which nodes are empty is
+  known exactly, without Bloom filters.
 * **kmeans**: faiss k-means of each tenant's own rows, as many to a posting.
 
 Distances inside postings are exact, so that only the division counts.  The number of postings to
@@ -187,7 +188,11 @@ class SharedTree:
             parents,
             shortlist,
         )
-        order: dict[str, Order] = {"curator": search.plain, "curator, spread": search.corrected}
+        order: dict[str, Order] = {
+            "curator": search.plain,
+            "curator, spread": search.corrected,
+            "curator, one pass": _flat(search.shortlists),
+        }
         return Division(members, order, SHORTLIST_BYTES * len(nodes))
 
 
@@ -198,6 +203,7 @@ class _BestFirst:
         self, centroids: F32, spread: F32, parents: list[int], shortlist: list[int]
     ) -> None:
         self._centroids, self._spread = centroids, spread
+        self.shortlists = centroids[shortlist]
         self._children: list[list[int]] = [[] for _ in parents]
         for place, parent in enumerate(parents):
             if parent >= 0:
