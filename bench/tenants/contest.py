@@ -23,7 +23,7 @@ from bench.metrics import at_recall
 from bench.run import turns
 from bench.tenants.arms import Place
 from bench.tenants.model import Asked, Workload
-from bench.tenants.records import Record
+from bench.tenants.records import Record, plain
 from bench.tenants.truth import RowsOf, Truth, hits, strangers
 
 Say = Callable[[str], None]
@@ -42,7 +42,8 @@ class Terms:
         Seconds that one pass over a set of queries may take; settings that are slower are told
         by their share of the pass and not repeated.
     reuse : bool
-        Take builds that are there already.
+        Take builds of the same workload that are there already, whatever has changed in the
+        library since.
     """
 
     k: int = 10
@@ -86,15 +87,18 @@ class Contestant:
     def build(self) -> None:
         """Build in one process with all cores; measure an empty library in another."""
         done = self._folder.with_suffix(".built")
-        if self._terms.reuse and done.exists():
-            self.record["build"] = {**json.loads(done.read_text("utf-8")), "reused": True}
+        identity = json.loads(json.dumps(Workload.open(self._data).described(), default=plain))
+        known = json.loads(done.read_text("utf-8")) if done.exists() else {}
+        if self._terms.reuse and known.get("workload") == identity:
+            self.record["build"] = {**known["build"], "reused": True}
         else:
             done.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
             self._log.unlink(missing_ok=True)
             with self.start(all_cores()) as child:
                 self.record["build"] = child.ask("build") | {"threads": all_cores()}
-            done.write_text(json.dumps(self.record["build"]), "utf-8")
+            text = json.dumps({"workload": identity, "build": self.record["build"]})
+            done.write_text(text, "utf-8")
         spare = self._folder.with_name(f"{self.name}-runtime")
         shutil.rmtree(spare, ignore_errors=True)
         for build in (True, False):
