@@ -7,8 +7,8 @@ whether a child is nearer than the centroid that was split; with a second copy c
 that flags many rows for nothing.  Here a row is looked at when a child is nearer than the centroid
 of the posting that it stands in, and moves when the choice of homes then names a child.
 
-Entries are only added: one that became superfluous stays, legal and harmless, until the
-posting that holds it is written anew.
+Entries are only added: one that became superfluous stays, legal and harmless, until `trim`
+drops it when the extent that holds it is merged.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.clustering import choose_homes, divide, nearest
-from vecstore.config import POSTING_ENTRIES_MAX, POSTING_ENTRIES_MIN
+from vecstore.config import COPIES, POSTING_ENTRIES_MAX, POSTING_ENTRIES_MIN, SOAR_LAMBDA
 from vecstore.directory import Leaves
 from vecstore.division import Assignment
+from vecstore.kernels.closure import choose_copies
 from vecstore.layout import get_bits
 from vecstore.tenant_view import TenantView
 
@@ -37,6 +38,7 @@ CANDIDATES = 48
 
 
 _PLACE_BITS = 40
+_TRIM_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,13 @@ class Reshaping:
             x = self._take(entries.places)
             apart = x - self._centroids[entries.ordinals]
             own = np.einsum("ij,ij->i", apart, apart)
-            nearer = nearest(x, np.ascontiguousarray(after[children]))[0][:, 0] < own
-            checked += len(entries.places)
-            homes = self._homes(np.unique(entries.places[nearer]), near, after)
+            rows, which = np.unique(entries.places, return_inverse=True)
+            least = np.full(len(rows), np.inf, np.float32)
+            np.minimum.at(least, which, own)
+            child = nearest(x, np.ascontiguousarray(after[children]))[0][:, 0]
+            nearer = np.unique(which[child < least[which]])
+            checked += len(rows)
+            homes = self._homes(rows[nearer], near, after, copies=1)
             found.append(homes.where(homes.ordinals >= kept))
         return checked, Entries.union(*found)
 
@@ -235,12 +241,52 @@ class Reshaping:
             return np.zeros((0, 1), np.int64)
         return nearest(self._centroids[ordinals], after, CANDIDATES)[1]
 
-    def _homes(self, places: I64, near: I64, after: F32) -> Entries:
-        """Choose homes of rows among some centroids."""
+    def _homes(self, places: I64, near: I64, after: F32, copies: int = COPIES) -> Entries:
+        """Choose homes of rows among some centroids, the first `copies` of them."""
         if not len(places):
             return Entries(np.zeros(0, np.int64), places)
         chosen = choose_homes(self._take(places), np.ascontiguousarray(after[near]), near)
-        return Entries.of_homes(places, chosen)
+        return Entries.of_homes(places, chosen[:, :copies])
+
+
+def trim(entries: Entries, centroids: F32, take: Callable[[I64], F32]) -> Entries:
+    """Leave each row the homes that it would choose among those it has.
+
+    Parameters
+    ----------
+    entries : Entries
+    centroids : float32 (postings, dim)
+    take : callable
+        Gives rows by place.
+    """
+    rows, which, counts = np.unique(entries.places, return_inverse=True, return_counts=True)
+    many = np.flatnonzero(counts > COPIES)
+    if not len(many):
+        return entries
+    rest = entries.where(counts[which] <= COPIES)
+    order = np.argsort(which, kind="stable")
+    first = np.cumsum(counts) - counts
+    width = int(counts.max())
+    kept = [rest]
+    for start in range(0, len(many), _TRIM_ROWS):
+        part = many[start : start + _TRIM_ROWS]
+        columns = np.arange(width)
+        there = columns < counts[part][:, None]
+        at = np.where(there, first[part][:, None] + columns, 0)
+        candidates = np.where(there, entries.ordinals[order[at]], -1)
+        x = take(rows[part])
+        distances = np.full(candidates.shape, np.inf, np.float32)
+        for column in range(width):
+            own = candidates[:, column] >= 0
+            apart = x[own] - centroids[candidates[own, column]]
+            distances[own, column] = np.einsum("ij,ij->i", apart, apart)
+        near = np.argsort(distances, axis=1, kind="stable")
+        candidates = np.take_along_axis(candidates, near, 1)
+        distances = np.take_along_axis(distances, near, 1)
+        chosen = np.empty((len(part), COPIES), np.int32)
+        choose_copies(x, candidates, distances, centroids, np.float32(SOAR_LAMBDA), chosen)
+        kept.append(Entries.of_homes(rows[part], chosen))
+    return Entries.union(*kept)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,74 +27,19 @@ from vecstore.build import Builder, Built, next_chunk
 from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, silent, worker_pool
 from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
-from vecstore.directory import Directory
-from vecstore.division import Assignment, Divider, size_class
+from vecstore.division import Assignment, Divider
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
+from vecstore.shares import NewRows, Share, places_by_tenant, share_of
 from vecstore.snapshot import Snapshot, scan
-from vecstore.tenant_view import TenantView
 from vecstore.writing import Writing
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 _NO_ROWS = np.zeros(0, np.uint32)
-
-
-@dataclass(frozen=True)
-class NewRows:
-    """Rows that come with a call, on their way into the index.
-
-    Attributes
-    ----------
-    vectors : array-like (n, dim)
-    ids : int64 array or list of str
-    owners : uint32 (n,)
-        Tenant of each.
-    granted : dict
-        For each tenant to whom some are granted, their places, int64.
-    metadata : sequence of (dict or None), optional
-    """
-
-    vectors: Any
-    ids: Any
-    owners: U32
-    granted: dict[int, I64] = field(default_factory=dict)
-    metadata: Sequence[dict[str, Any] | None] | None = None
-
-
-@dataclass
-class _Share:
-    """What one tenant brings into a build.
-
-    Attributes
-    ----------
-    tenant : int
-    view : TenantView or None
-        None for a tenant that is new.
-    fresh : uint32
-        Stored rows that were in no posting of the tenant so far.
-    stored : uint32
-        All stored rows that it puts into postings, these or all that it has.
-    places : int64
-        Places of its new rows.
-    train : bool
-        Its postings are made anew, from all that it has.
-    """
-
-    tenant: int
-    view: TenantView | None
-    fresh: U32
-    stored: U32
-    places: I64
-    train: bool
-
-    @property
-    def directory(self) -> Directory | None:
-        """The present one."""
-        return None if self.view is None else self.view.index.directory
 
 
 class Indexer:
@@ -166,7 +112,7 @@ class Indexer:
                 divider = Divider(self._identity, rows, pool, progress)
                 assignments = self._divide(snapshot, divider, shares, kept)
                 rows, kept, assignments = self._balance(
-                    snapshot, rows, kept, shares, assignments, replaced
+                    snapshot, rows, kept, shares, assignments, replaced, pool
                 )
                 models = [
                     share.directory.model
@@ -190,6 +136,8 @@ class Indexer:
                 put_store(transaction, store)
                 if everything or self._replaces_all(assignments):
                     edit.retire(extents, ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
+                elif not self._identity.record.tenants and builts and builts[-1].directory:
+                    edit.retire(extents, ExtentKind.DIRECTORY)
                 if everything:
                     edit.retire(extents, ExtentKind.ATTRIBUTES)
                 if new is not None and put_facts is not None:
@@ -213,19 +161,19 @@ class Indexer:
         replaced: U32,
         touched: Collection[int],
         anew: Collection[int],
-    ) -> list[_Share]:
+    ) -> list[Share]:
         """Shares of all tenants that have something new, by number."""
-        fresh = _places_by_tenant(new)
+        fresh = places_by_tenant(new)
         shares = []
         no_places = np.zeros(0, np.int64)
         known = snapshot.state.next_tenant if self._identity.record.tenants else TENANT_NONE + 1
         for tenant in sorted({*fresh, *touched}):
             places = fresh.get(tenant, no_places)
             if tenant >= known:
-                shares.append(_Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
+                shares.append(Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
                 continue
             view = self._writing.view(snapshot, tenant)
-            share = self._share(view, places, replaced)
+            share = share_of(self._identity.row_bytes, view, places, replaced)
             share.train = share.train or tenant in anew
             if share.train:
                 stored = np.setdiff1d(view.row_numbers(), replaced)
@@ -233,22 +181,6 @@ class Indexer:
             if len(share.stored) or len(share.places):
                 shares.append(share)
         return shares
-
-    def _share(self, view: TenantView, places: I64, replaced: U32) -> _Share:
-        """Share of one tenant: what is fresh, and whether that still fits its index."""
-        fresh = view.fresh[layout.get_bits(view.live, view.fresh)]
-        fresh = np.setdiff1d(fresh, replaced).astype(np.uint32)
-        index = view.index
-        coming = len(fresh) + len(places)
-        if index.directory is None:
-            return _Share(view.number, view, fresh, fresh, places, True)
-        row_bytes = self._identity.row_bytes
-        if index.listed or len(index.directory.postings) == 1:
-            shape = 0 if index.listed else 1
-            train = size_class(len(view.indexed) + coming, row_bytes) != shape
-        else:
-            train = False
-        return _Share(view.number, view, fresh, fresh, places, train)
 
     def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
         """Tenants with fresh rows or pending grants, or all."""
@@ -264,7 +196,7 @@ class Indexer:
         return touched
 
     def _divide(
-        self, snapshot: Snapshot, divider: Divider, shares: Sequence[_Share], kept: U32
+        self, snapshot: Snapshot, divider: Divider, shares: Sequence[Share], kept: U32
     ) -> list[Assignment]:
         """Give the rows of every share their postings."""
         parts = []
@@ -292,9 +224,10 @@ class Indexer:
         snapshot: Snapshot,
         rows: Rows,
         kept: U32,
-        shares: Sequence[_Share],
+        shares: Sequence[Share],
         assignments: list[Assignment],
         replaced: U32,
+        pool: ThreadPoolExecutor,
     ) -> tuple[Rows, U32, list[Assignment]]:
         """Divide and dissolve postings that are out of shape with the rows that come.
 
@@ -323,7 +256,9 @@ class Indexer:
         for one, change in zip(assignments, changes, strict=True):
             one = replace(one, places=places[one.places])
             if change is not None:
-                one, tally = change.apply(one, stored, more.take, next_posting)
+                one, tally = pool.submit(
+                    change.apply, one, stored, more.take, next_posting
+                ).result()
                 next_posting += one.new
                 self._tally += tally
             after.append(one)
@@ -335,7 +270,7 @@ class Indexer:
         builder: Builder,
         built: Built,
         new: NewRows | None,
-        shares: Sequence[_Share],
+        shares: Sequence[Share],
         everything: bool,
     ) -> None:
         """Index the metadata of rows that came into postings, or of all."""
@@ -374,7 +309,7 @@ class Indexer:
         edit: Edit,
         snapshot: Snapshot,
         builts: Sequence[Built],
-        shares: Sequence[_Share],
+        shares: Sequence[Share],
         assignments: Sequence[Assignment],
         emptied: Collection[int],
     ) -> None:
@@ -418,16 +353,3 @@ class Indexer:
             ):
                 calibrate(self._writing, view, progress)
             self._untested.discard(tenant)
-
-
-def _places_by_tenant(new: NewRows | None) -> dict[int, I64]:
-    """Places of the new rows of each tenant, its own and those granted to it."""
-    if new is None:
-        return {}
-    order = np.argsort(new.owners, kind="stable")
-    tenants, first = np.unique(new.owners[order], return_index=True)
-    found = dict(zip(tenants.tolist(), np.split(order, first[1:]), strict=True))
-    for tenant, places in new.granted.items():
-        own = found.get(tenant, np.zeros(0, np.int64))
-        found[tenant] = np.concatenate([own, places])
-    return found

@@ -32,11 +32,12 @@ from vecstore.errors import DiskFullError, QuotaExceededError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
-from vecstore.indexing import Indexer, NewRows
+from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE, Kind
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.rowlog import log_value
 from vecstore.scopes import find_ids
+from vecstore.shares import NewRows
 from vecstore.snapshot import Snapshot, find_tenant
 from vecstore.tenancy import Tenancy
 from vecstore.tenant_view import open_tenant
