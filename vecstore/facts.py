@@ -219,10 +219,16 @@ class Edit:
         self._write_dead()
         number = self.transaction.id()
         dead = np.array(self._dead, np.uint32).tobytes()
+        key = layout.key_u64(self.collection, Kind.CHANGE, number)
+        raw = self.transaction.get(key)
+        if raw is not None:  # of an earlier call in the same batch
+            before = layout.unpack(raw, type=ChangeRecord)
+            dead, self._extents_changed = (
+                before.dead + dead,
+                self._extents_changed or before.extents,
+            )
         record = ChangeRecord(dead=dead, extents=self._extents_changed)
-        self.transaction.put(
-            layout.key_u64(self.collection, Kind.CHANGE, number), layout.pack(record)
-        )
+        self.transaction.put(key, layout.pack(record))
         self._trim_changes(number)
         for name, tenant in self._created.items():
             key = layout.key(self.collection, Kind.TENANT_NAME, name.encode())

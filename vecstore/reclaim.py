@@ -22,7 +22,7 @@ def remove_leftovers(environment: Environment, collections: list[int]) -> None:
 
     Only a writer may call it: a file on its way to its first commit looks like a leftover.
     """
-    transaction = environment.read()
+    transaction = environment.read_committed()
     try:
         named = set(numbered(transaction, 0, Kind.RETIRED))
         for collection in collections:
@@ -35,7 +35,7 @@ def remove_leftovers(environment: Environment, collections: list[int]) -> None:
 
 def remove_retired(environment: Environment) -> None:
     """Unlink retired extents whose transaction no reader is older than."""
-    transaction = environment.read()
+    transaction = environment.read_committed()
     try:
         prefix = layout.key(0, Kind.RETIRED)
         retired = {

@@ -320,7 +320,7 @@ class Writer:
     @contextmanager
     def _editing(self) -> Iterator[Edit]:
         """One transaction's changes; what raises undoes them all."""
-        with self._environment.write() as transaction:
+        with self._environment.write_soon() as transaction:
             edit = Edit(transaction, self._identity)
             yield edit
             edit.finish()
