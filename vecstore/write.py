@@ -99,9 +99,11 @@ class Writer:
         rows = self._snapshot().state.live_rows
         return max(BULK_ROWS_MIN, int(rows * LOG_INDEXED_FRACTION))
 
-    def _maintain(self, progress: Progress = silent) -> None:
+    def _maintain(self, progress: Progress = silent, anew: frozenset[int] = frozenset()) -> None:
         """Work after the call's own commit: a full disk puts it off, the call has succeeded."""
         try:
+            if anew:
+                self._indexer.run(self._snapshot(), anew=anew, progress=progress)
             self._flush_if_due(progress)
             self._indexer.settle(progress)
             self.behind = ""
@@ -276,9 +278,7 @@ class Writer:
                 count = membership.revoke(edit, number, other, ids)
                 record = edit.tenant(other)
                 worn = record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX
-            if worn:
-                self._indexer.run(self._snapshot(), anew={other})
-            self._maintain()
+            self._maintain(anew=frozenset({other} if worn else ()))
             return count
 
     def drop_tenant(self, name: str) -> None:
