@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.attributes import Attributes
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import POSTING_ROWS_MAX, RUN_ROWS_MAX
 from vecstore.directory import Directories
@@ -139,6 +140,13 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
         for run in range(len(runs.runs)):
             if not runs.intact(run):
                 yield Violation("checksums", where, str(runs.damage(run)))
+    if extent.kind == ExtentKind.ATTRIBUTES:
+        index = Attributes(extent)
+        for tenant in index.tenants.tolist():
+            if not index.intact(tenant):
+                yield Violation(
+                    "checksums", where, f"the metadata index of tenant {tenant} is damaged"
+                )
 
 
 def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
