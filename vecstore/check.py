@@ -212,19 +212,32 @@ def _check_grants(
         yield Violation(
             "counts-agree", where, f"{shared} shared rows, {snapshot.state.shared_rows} counted"
         )
+    noted = {}
+    for kind in (Kind.PENDING, Kind.REVOKED):
+        prefix = layout.key(collection, kind)
+        keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
+        noted[kind] = {(int(row), int(own)) for own, row in map(layout.unpack_numbers, keys)}
+        for row, tenant in sorted(
+            noted[kind] - seen if kind == Kind.PENDING else noted[kind] & seen
+        ):
+            yield Violation(
+                "grants-agree", where, f"row {row} is {kind.name.lower()} for tenant {tenant}"
+            )
+    note_counts = [Counter(tenant for _, tenant in rows) for rows in noted.values()]
     own_counts, granted_counts = Counter(owned.values()), Counter(t for _, _, t in granted)
     pending = 0
     for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
         tenant = int(layout.U32.unpack(key[-4:])[0])
         record = layout.unpack(value, type=TenantRecord)
         pending += record.pending
-        counted = (record.rows, record.granted)
-        if counted != (own_counts.pop(tenant, 0), granted_counts.pop(tenant, 0)):
+        counted = (record.rows, record.granted, record.pending, record.revoked)
+        notes = [counts.pop(tenant, 0) for counts in note_counts]
+        if counted != (own_counts.pop(tenant, 0), granted_counts.pop(tenant, 0), *notes):
             yield Violation("counts-agree", where, f"tenant {tenant} counts its rows wrongly")
         name = layout.key(collection, Kind.TENANT_NAME, record.name.encode())
         if tenant != TENANT_NONE and transaction.get(name) != layout.U32.pack(tenant):
             yield Violation("tenants-named", where, f"tenant {tenant} is not {record.name!r}")
-    if own_counts or granted_counts:
+    if own_counts or granted_counts or any(note_counts):
         yield Violation("tenants-named", where, "rows belong to tenants that do not exist")
     if pending != snapshot.state.pending:
         yield Violation(
