@@ -31,6 +31,7 @@ from tests.tenant_checks import (
 from vecstore.collection import Collection
 
 ONE = np.ones(DIM, np.float32)
+every_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +167,7 @@ def test_every_name_is_a_tenant_of_its_own(tmp_path: Path) -> None:
 # --- what is nobody's business ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_shape
 @pytest.mark.parametrize("which", ["unknown", "dropped", "empty", "emptied", "revoked"])
 def test_who_sees_nothing_looks_alike(docs: Collection, shape: str, which: str) -> None:
     ids = fill(docs, "a", shape)
@@ -191,7 +192,7 @@ def test_who_sees_nothing_looks_alike(docs: Collection, shape: str, which: str) 
     assert shown(docs.tenant("a")) == shown(docs.tenant("a", "b")) == before
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_shape
 def test_ids_of_others_are_unknown(docs: Collection, shape: str) -> None:
     ids = fill(docs, "a", shape)
     fill(docs, "b", shape, first=500, seed=1)
@@ -205,7 +206,7 @@ def test_ids_of_others_are_unknown(docs: Collection, shape: str) -> None:
     assert (shown(a), shown(b)) == before
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_shape
 def test_the_same_ids_in_two_tenants(docs: Collection, shape: str) -> None:
     a, b = docs.tenant("a"), docs.tenant("b")
     ids = fill(docs, "a", shape)
@@ -228,7 +229,7 @@ def test_the_same_ids_in_two_tenants(docs: Collection, shape: str) -> None:
 # --- dropping -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_shape
 def test_drop_tenant(docs: Collection, shape: str) -> None:
     """At once invisible with what it granted and was granted; its name starts from nothing."""
     a, b, c = (docs.tenant(name) for name in "abc")
@@ -268,6 +269,20 @@ def test_drop_what_is_not_there(docs: Collection) -> None:
     docs.drop_tenant("a")
     docs.drop_tenant("a")
     assert docs.tenants() == ["filler"]
+
+
+@every_shape
+def test_drop_of_fresh_rows(docs: Collection, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    """The row log still holds them when everything is indexed anew."""
+    fill(docs, "a", shape)
+    docs.tenant("a").upsert([900], [ONE])
+    fill(docs, "b", "fresh")
+    docs.drop_tenant("a")
+    monkeypatch.setattr("vecstore.indexing.FRAGMENTS_MAX", 1)
+    flush(docs)
+    assert docs.tenants() == ["b", "filler"]
+    assert docs.stats()["tenants"] == 2
+    assert len(shown(docs.tenant("b"))) == SHAPES["fresh"]
 
 
 def test_drop_of_many_grants(docs: Collection) -> None:
