@@ -120,6 +120,34 @@ def test_one_damaged_byte(stores: Stores, tmp_path: Path, shape: str, kind: str)
 
 
 @shapes
+def test_others_write_beside_damage(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """A flush that meets the victim's damage is put off; the call that it followed has succeeded."""
+    limits(monkeypatch)
+    path = stores.copy(tmp_path / "store", shape, "small")
+    number = numbers_of(path)["b"]
+    poison(bytes_of(path, number)["postings"])
+    with vecstore.open(path) as store:
+        docs = store.collection("docs")
+        tree = docs.tenant("tree")
+        before = len(tree)
+        for i in range(80):
+            tree.upsert(10_000 + i, QUERIES[0], {"n": i})
+            assert len(tree) == before + i + 1
+        assert tree.query(QUERIES[0], k=80)[79].distance == 0.0
+        assert tree.grant(range(10_000, 10_040), to="run") == 40
+        assert tree.revoke(range(10_000, 10_040), from_="run") == 40
+        if shape == "list":  # which is read whole to see whether it still is one
+            assert f"tenant {number} " in docs.stats()["maintenance"]
+        docs.drop_tenant("b")
+        tree.upsert(11_000, QUERIES[0])
+        assert docs.stats()["maintenance"] == "up to date"
+        assert len(tree) == before + 81
+        assert all(violation.invariant == "checksums" for violation in store.check())
+
+
+@shapes
 def test_poisoned_facts(stores: Stores, tmp_path: Path, shape: str) -> None:
     """Whatever LMDB says of the victim, or of its rows, is garbage: nobody else reads it."""
     path = stores.copy(tmp_path / "store", shape, "small")
