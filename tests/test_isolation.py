@@ -123,7 +123,7 @@ def test_one_damaged_byte(stores: Stores, tmp_path: Path, shape: str, kind: str)
 def test_others_write_beside_damage(
     stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
 ) -> None:
-    """A flush that meets the victim's damage is put off; the call that it followed has succeeded."""
+    """A flush that meets the victim's damage is put off; the call before it has succeeded."""
     limits(monkeypatch)
     path = stores.copy(tmp_path / "store", shape, "small")
     number = numbers_of(path)["b"]
@@ -169,6 +169,26 @@ def test_poisoned_facts(stores: Stores, tmp_path: Path, shape: str) -> None:
             for verb in (lambda b: b.query(QUERIES[0]), lambda b: b.get([1]), len):
                 with pytest.raises(vecstore.CorruptionError):
                     verb(docs.tenant("b"))
+
+
+@shapes
+@pytest.mark.parametrize("damage", ["changed", "gone", "new"])
+def test_metadata_beside_its_index(stores: Stores, tmp_path: Path, shape: str, damage: str) -> None:
+    """Metadata that changed behind the back of the index is named by `check`, with its tenant."""
+    path = stores.copy(tmp_path / "store", shape, "small")
+    row = min(rows_by_owner(path)[numbers_of(path)["b"]])
+    key = layout.key_u32(1, Kind.METADATA, row)
+    with Facts(path, write=True) as transaction:
+        if damage == "gone":
+            transaction.delete(key)
+        else:
+            old = layout.unpack(transaction.get(key))
+            new = {**old, "n": -1} if damage == "changed" else {**old, "more": [1]}
+            transaction.put(key, layout.pack(new))
+    with vecstore.open(path, mode="r") as store:
+        found = [v for v in store.check() if v.invariant != "counts-agree"]
+        assert [(v.invariant, v.where) for v in found] == [("metadata-indexed", "docs: b")]
+        assert str(row) in found[0].detail
 
 
 # --- what is read -------------------------------------------------------------------------------

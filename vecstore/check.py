@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -16,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.attributes import Attributes
+from vecstore.attributes import Attributes, faults
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import POSTING_ROWS_MAX, RUN_ROWS_MAX
 from vecstore.directory import Directories
@@ -281,6 +282,7 @@ def _check_tenants(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterato
             view = open_tenant(snapshot, transaction, number)
             yield from _check_directory(view)
             yield from _check_postings(transaction, view)
+            yield from _check_metadata(transaction, view)
         except CorruptionError as error:
             yield Violation("tenant-readable", f"{where}: tenant {number}", str(error))
 
@@ -316,6 +318,28 @@ def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator
     foreign = int(np.bitwise_count(reached & view.live & ~known).sum())
     if foreign:
         yield Violation("rows-own", where, f"{foreign} rows of others are in its postings")
+
+
+def _check_metadata(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
+    """The metadata index of a tenant says of each row what its metadata says."""
+    identity = view.snapshot.identity
+    where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
+
+    def metadata(row: int) -> dict[str, Any] | None:
+        raw = transaction.get(layout.key_u32(identity.record.number, Kind.METADATA, row))
+        return None if raw is None else layout.unpack(raw)
+
+    indexed = np.setdiff1d(view.indexed, view.fresh)
+    missing = indexed
+    for source in view.snapshot.extents.attributes:
+        named = [entry.rows for entry in source.entries(view.number)]
+        present = np.intersect1d(np.concatenate([indexed[:0], *named]), indexed)
+        missing = np.setdiff1d(missing, present)
+        for fault in faults(source, view.number, present.astype(np.uint32), metadata):
+            yield Violation("metadata-indexed", where, fault)
+    lost = [row for row in missing.tolist() if metadata(row)]
+    if lost:
+        yield Violation("metadata-indexed", where, f"rows {lost[:5]} are in no metadata index")
 
 
 def _identical(snapshot: Snapshot, rows: U32) -> bool:
