@@ -1,7 +1,7 @@
 """What each raw form costs and keeps: ``python -m bench.raw_forms wordnet sift577k glove``.
 
 One collection per form and set, on this machine, one thread for everything that is timed.  The
-table goes to standard output, all figures as JSON to ``--out``.
+table goes to standard output, and with ``--out`` all figures as JSON and a report to a folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -80,6 +81,7 @@ def measure(data: Data, folder: Path) -> list[dict[str, Any]]:
             store = stack.enter_context(vecstore.open(folder / f"{data.name}-{form}"))
             docs = opened[form] = store.collection("docs", dim=dim, metric=data.metric, raw=form)
             docs.load(data.base)
+            load = os.getloadavg()[0]
             errors = relative_errors(docs, data.base)
             measured[form] = {
                 "dataset": data.name,
@@ -92,12 +94,14 @@ def measure(data: Data, folder: Path) -> list[dict[str, Any]]:
                 "error_mean": float(errors.mean()),
                 "error_worst": float(errors.max()),
                 "recall": {target: recall_of(docs, data, float(target)) for target in TIMED},
+                "load": [load],
                 "batch_s": [],
                 "query_s": {target: [] for target in TIMED},
             }
         for turn in range(PASSES):
             for form, docs in opened.items():
                 figures = measured[form]
+                figures["load"].append(os.getloadavg()[0])
                 figures["batch_s"].append(seconds_per_batch(docs, rows, turn))
                 for target, count in TIMED.items():
                     asked = data.queries[:count]
@@ -125,11 +129,30 @@ def table(measured: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def report(machine: dict[str, Any], measured: list[dict[str, Any]]) -> str:
+    """Markdown for people: the table, how it was made, and on what machine."""
+    loads = [load for figures in measured for load in figures["load"]]
+    dirty = " with uncommitted changes" if machine["git_dirty"] else ""
+    return f"""# Raw forms
+
+{table(measured)}
+*Error* is the length of what a row lost by its own length. *Recall@10* is against the rows as they
+were given: of a scan of all rows (`recall=1.0`), where only the raw form decides, and of queries
+that ask for 0.95. *ms* is a scan, *queries/s* are single queries at 0.95, *vectors/s* random int
+ids, {BATCH:,} a call, all pages in memory; one thread, forms in turns, the best of {PASSES} passes.
+
+{machine["cpu"]}, {machine["cores"]} cores, {machine["date"][:10]}, commit
+{machine["git_commit"][:12]}{dirty}: `{machine["command"]}`.
+The load average was {min(loads):.1f} to {max(loads):.1f} meanwhile. Builds take all cores, the rest
+one: a load beyond that is of others, with whom the machine was shared.
+"""
+
+
 def main() -> None:
     """Measure the sets named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.raw_forms", description=__doc__)
     parser.add_argument("datasets", nargs="+")
-    parser.add_argument("--out", type=Path, help="folder for raw_forms.json")
+    parser.add_argument("--out", type=Path, help="folder for raw_forms.json and report.md")
     given = parser.parse_args()
     measured = []
     with tempfile.TemporaryDirectory() as folder:
@@ -139,8 +162,10 @@ def main() -> None:
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         command = without_places(f"python -m bench.raw_forms {shlex.join(sys.argv[1:])}")
-        report = {"machine": machine_facts(command), "measured": measured}
-        (given.out / "raw_forms.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+        machine = machine_facts(command)
+        found = {"machine": machine, "measured": measured}
+        (given.out / "raw_forms.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        (given.out / "report.md").write_text(report(machine, measured), "utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ COSINE_MIN = 0.05  # a code that points away from its residual is worth nothing
 PLANE_STEPS, BYTE_STEPS = 15, 127  # of a query's largest coordinate
 SIGN_ERROR = np.sqrt(np.pi / 2 - 1)  # of signs, relative to the residual
 SLACK, SLACK_LEAST = 1e-4, 1e-6  # of distances to stored values, for float32 sums
+SUM_ERROR = 2e-5  # of the products themselves, in the product of the lengths
 FLOAT_ERROR = 1e-6  # relative, of a sum of products in float32
 
 
@@ -173,6 +174,7 @@ class Oracle:
     signs: Any
     codebook: Any = None
     matrix: Any = None
+    error_scale: float = 1.0
 
     def see(self, rows: Any) -> F64:
         """Rows as the index sees them: normalised under cosine."""
@@ -212,6 +214,7 @@ class Oracle:
         square, ratio, spread = self._code(seen, c, x)
         c_dot_x = x @ self.turn(c)
         bound = np.sqrt(square) * EPSILON * np.sqrt(spread / max(1, x.shape[1] - 1))
+        bound *= self.error_scale
         if self.metric == "ip":
             return -((seen - c) @ c) + ratio * c_dot_x, -ratio, bound
         scale = 2.0 if self.metric == "l2" else 1.0

@@ -11,11 +11,11 @@ import numpy as np
 from tests.naive import distances
 
 
-class Taken(Exception):
+class TakenError(Exception):
     """An id is somebody else's already."""
 
 
-class Foreign(Exception):
+class ForeignError(Exception):
     """A row is another tenant's."""
 
 
@@ -42,7 +42,7 @@ class Tenants:
         """Put rows of one tenant; those who saw a replaced row see the new one."""
         own = self.seen.setdefault(name, {})
         if any(key in own and own[key].owner != name for key in ids):
-            raise Foreign
+            raise ForeignError
         for place, key in enumerate(ids):
             old = own.get(key)
             row = Row(name, vectors[place], None if metadata is None else metadata[place], self._at)
@@ -56,7 +56,7 @@ class Tenants:
         """Delete rows of one tenant, for everybody."""
         own = self.seen.get(name, {})
         if any(key in own and own[key].owner != name for key in ids):
-            raise Foreign
+            raise ForeignError
         count = 0
         for key in ids:
             row = own.pop(key, None)
@@ -71,9 +71,9 @@ class Tenants:
         own, other = self.seen.get(name, {}), self.seen.get(to, {})
         for key in ids:
             if key in own and own[key].owner != name:
-                raise Foreign
+                raise ForeignError
             if key in own and key in other and other[key] is not own[key]:
-                raise Taken
+                raise TakenError
         count = 0
         for key in ids:
             if key in own and to not in own[key].granted:

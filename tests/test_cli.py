@@ -34,6 +34,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "collection": "words",
         "rows_loaded": 5_000,
         "rows": 5_000,
+        "tenants": None,
         "dim": 50,
     }
     return store

@@ -85,6 +85,33 @@ def test_bisect_of_equal_rows_is_none() -> None:
         assert clustering.bisect(np.repeat(row[None], 40, axis=0).astype(np.float32)) is None
 
 
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-19, 1e9, 1e18])
+@pytest.mark.parametrize("name", ["dimension one", "normal", "clustered", "line"])
+def test_bisect_at_any_scale(name: str, scale: float) -> None:
+    """As far as vectors may be short or long, squares of which float32 does not have."""
+    x = np.asarray(INPUTS[name], np.float64)
+    x = (x / np.linalg.norm(x, axis=1).max() * scale).astype(np.float32)
+    sides = clustering.bisect(x)
+    assert sides is not None
+    assert len(x) // 3 <= sides.sum() <= len(x) - len(x) // 3
+
+
+def test_bisect_ignores_flags_of_finite_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BLAS may set the flag of an invalid operation; numpy would make it a warning."""
+
+    class Flagging(np.ndarray[Any, Any]):
+        def __matmul__(self, other: Any) -> Any:
+            np.subtract(np.float32(np.inf), np.float32(np.inf))
+            return np.asarray(self) @ np.asarray(other)
+
+    x = normal(300, 6).view(Flagging)
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        _ = x @ x[0]
+    sides = clustering.bisect(x)
+    assert sides is not None
+    assert (np.asarray(sides) == clustering.bisect(np.asarray(x))).all()
+
+
 def test_bisect_tells_two_groups_apart() -> None:
     x = normal(100, 5)
     x[40:] += 50

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.naive import METRICS
-from tests.naive_codecs import BLOCK, EPSILON, Oracle, Shape, best_cosine
-from vecstore import InvalidArgumentError
+from tests.naive_codecs import BLOCK, EPSILON, SUM_ERROR, Oracle, Shape, best_cosine
+from vecstore import InvalidArgumentError, InvalidVectorError
 from vecstore.codecs import Codec, Model, default_codec, find_codec
 from vecstore.codecs.grid import grid_scale
 from vecstore.codecs.model import draw_signs
@@ -95,7 +95,8 @@ def trained(dim: int, name: str, unit: bool) -> Model:
 def make_case(model: Model, metric: str, rows: Any, centroid: Any, queries: Any) -> Case:
     model = replace(model, metric=Metric.parse(metric))
     shape = Shape(model.codec.name, model.dim)
-    oracle = Oracle(shape, metric, model.centre, model.signs, model.codebook, model.matrix)
+    learned = (model.codebook, model.matrix, model.error_scale)
+    oracle = Oracle(shape, metric, model.centre, model.signs, *learned)
     rows, queries = np.float32(rows), np.float32(queries)
     return Case(model, oracle, rows, centroid, queries, model.encode(rows, centroid))
 
@@ -197,8 +198,10 @@ def test_factors_equal_the_formulas(dim: int, name: str, metric: str) -> None:
     if name in VALUES:
         lost = np.linalg.norm(run.x[:ROWS] - seen, axis=1)
         tiny = 1e-6 * np.linalg.norm(seen, axis=1)
-        assert (np.abs(run.f_err[:ROWS] - kappa * lost) <= 0.01 * lost + kappa * tiny).all()
-        assert name == "float16" or not run.f_err.any()
+        sums = SUM_ERROR * np.linalg.norm(seen, axis=1) if metric == "ip" else 0.0
+        near = 0.01 * (lost + sums) + kappa * tiny
+        assert (np.abs(run.f_err[:ROWS] - kappa * lost - sums) <= near).all()
+        assert name == "float16" or metric == "ip" or not run.f_err.any()
         return
     square = own.residuals**2
     for part in filter(None, (run[:ROWS], run.signs and run.signs[:ROWS])):
@@ -207,7 +210,7 @@ def test_factors_equal_the_formulas(dim: int, name: str, metric: str) -> None:
         near = 1e-5 * (lengths + np.linalg.norm(own.centroid)) ** 2
         assert (np.abs(part.f_add - f_add) <= near).all()
         assert part.f_rs == pytest.approx(f_rs, rel=1e-4)
-        unit = (kappa * EPSILON) ** 2 * square / (part.x.shape[1] - 1)
+        unit = (kappa * EPSILON * own.model.error_scale) ** 2 * square / (part.x.shape[1] - 1)
         assert (np.abs(part.f_err**2 - f_err**2) <= 1e-5 * unit + 1e-4 * f_err**2).all()
 
 
@@ -236,10 +239,10 @@ def test_scan_equals_decode_then_distance(dim: int, name: str, metric: str) -> N
 @every_metric
 @every_case
 def test_bounds_hold(dim: int, name: str, metric: str) -> None:
-    """Always for values; for turned codes as often as 1.9 standard deviations promise, 94 %.
+    """Always for values; for codes as often as 1.9 standard deviations promise, 94 %.
 
-    Product quantisation is not turned at random, and its bound is a rule of thumb: it fails where
-    data has far fewer dimensions than its vectors.
+    Product quantisation is not turned at random: what its bound is scaled by was learned from 300
+    rows, fewer than there are codewords to tell them apart.
     """
     own = case(dim, name, metric)
     estimates, errors = own.estimate()
@@ -251,8 +254,9 @@ def test_bounds_hold(dim: int, name: str, metric: str) -> None:
     elif "pq" not in name:
         assert within >= 0.91
         assert apart.mean() >= 0.15 * errors.mean(), "the bound says something"
-    elif dim <= LEARNED_DIM_MAX:
-        assert within >= 0.85
+    else:
+        assert within >= 0.88
+        assert apart.mean() >= 0.25 * errors.mean(), "the bound says something"
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -268,6 +272,64 @@ def test_bounds_hold_far_from_the_centre(name: str) -> None:
     own = make_case(model, "l2", rows, centroid, queries)
     estimates, errors = own.estimate()
     assert (np.abs(estimates - own.truth()) <= errors).mean() >= 0.9
+
+
+def test_bounds_grow_where_data_has_few_dimensions() -> None:
+    """Of product quantisation: losses and queries lie in those, whatever the vectors have."""
+    rng = np.random.default_rng(0)
+    dim, scales = 200, []
+    for real in (dim, 20, 4):
+        drawn = np.float32(rng.normal(size=(2_300, real)) @ rng.normal(size=(real, dim)))
+        sample, rows, queries = drawn[:2_000], drawn[2_000:2_200], drawn[2_200:]
+        model = find_codec("pq8").train(sample)
+        own = make_case(model, "l2", rows, np.zeros(dim, np.float32), queries)
+        estimates, errors = own.estimate()
+        assert 0.9 <= (np.abs(estimates - own.truth()) <= errors).mean() <= 0.99
+        tenfold = find_codec("pq8").train(10 * sample)
+        assert tenfold.error_scale == pytest.approx(model.error_scale, rel=0.05)
+        scales.append(model.error_scale)
+    assert 1 <= scales[0] < scales[1] < scales[2]
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("scale", [1e-3, 1, 4e3])
+def test_products_that_cancel(name: str, scale: float) -> None:
+    """What float32 sums are off by depends on the terms, not on the little that is left of them."""
+    dim = 400
+    rng = np.random.default_rng(1)
+    rows = np.float32(scale * rng.normal(size=(60, dim)) + 3 * scale)
+    queries = np.float32(rng.normal(size=(20, dim)) + 3)
+    queries[:, 1::2] *= -1
+    own = odd_case(name, "ip", rows, rows.mean(axis=0), queries)
+    estimates, errors = own.estimate()
+    apart = np.abs(estimates - own.truth())
+    assert (apart <= errors).all()
+    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    if scale > 1:
+        assert (apart > 1e-4 * np.abs(estimates) + 1e-6).any(), "what is left says nothing of it"
+    assert (errors <= 5e-4 * lengths + 1e-4 * np.abs(estimates) + 2e-6).all()
+
+
+@pytest.mark.parametrize("name", ["float32", "rabitq1", "pq4"])
+@pytest.mark.parametrize(
+    ("metric", "value", "why"),
+    [
+        ("l2", np.nan, "not finite"),
+        ("ip", np.inf, "not finite"),
+        ("cosine", -np.inf, "not finite"),
+        ("l2", 1e19, "too long"),
+        ("cosine", 0.0, "direction"),
+    ],
+)
+def test_queries_that_are_refused(name: str, metric: str, value: float, why: str) -> None:
+    own = odd_case(name, metric, draw(40, 8, seed=1), np.zeros(8), draw(4, 8, seed=2))
+    queries = own.queries.copy()
+    queries[2] = value
+    with pytest.raises(InvalidVectorError, match=f"Query 2 .*{why}"):
+        own.model.estimate(queries, own.data, own.centroid)
+    if metric != "cosine":
+        queries[2] = 0.0
+        assert np.isfinite(own.model.estimate(queries, own.data, own.centroid)[0][:, :40]).all()
 
 
 @pytest.mark.parametrize("name", GRIDS)

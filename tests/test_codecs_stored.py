@@ -14,7 +14,7 @@ import pytest
 import vecstore
 from tests.naive import METRICS, Model, distances, recall, top_k
 from tests.store_checks import normal, small_limits, sound_store
-from vecstore import reader
+from vecstore import planning
 from vecstore.codecs import find_codec
 from vecstore.config import Effort
 
@@ -42,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def probe_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on queries read all postings with full bounds, whatever recall they ask for."""
-    monkeypatch.setattr(reader, "effort_of", lambda *_: Effort(10**6, 1.0, 1e30))
+    monkeypatch.setattr(planning, "effort_of", lambda *_: Effort(10**6, 1.0, 1e30))
 
 
 def assert_answers(docs: vecstore.Collection, model: Model, reached: float) -> None:

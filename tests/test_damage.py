@@ -8,18 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import pytest
 
 import vecstore
 from tests.naive import top_k
 from tests.store_checks import failure, flip_byte, normal, python, small_limits
+from vecstore import layout
 from vecstore.codecs import find_codec
-from vecstore.layout import HEADER_DTYPE, RUN_DTYPE, ExtentKind, Section
+from vecstore.layout import HEADER_DTYPE, RUN_DTYPE, ExtentKind, Kind, Section
 
-# The metadata index is damaged in tests/test_attributes.py.
+# The metadata index is damaged in tests/test_attributes.py, what only tenants have in
+# tests/test_isolation.py.
 KINDS = [kind for kind in ExtentKind if kind != ExtentKind.ATTRIBUTES]
-SECTIONS = [section for section in Section if not section.name.startswith("ATTRIBUTE")]
+SECTIONS = [section for section in Section if not section.name.startswith(("ATTRIBUTE", "OWNERS"))]
 
 ROWS, DIM = 120, 9
 VECTORS = normal(ROWS, DIM)
@@ -233,6 +236,28 @@ def test_facts_that_are_gone(path: Path, mode: str, damage: str) -> None:
     with pytest.raises((vecstore.CorruptionError, vecstore.NotAStoreError), match=r"facts|not a"):
         vecstore.open(path, mode=mode)
     assert sorted((path / "extents").iterdir()) == extents
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("change", [-4, -1, 1, 36])
+def test_length_of_a_fresh_row(path: Path, mode: str, change: int) -> None:
+    """A row of the log that is shorter or longer than rows are is named; nobody reads on."""
+    with (
+        lmdb.open(str(path / "facts"), map_size=1 << 30) as facts,
+        facts.begin(write=True) as transaction,
+    ):
+        cursor = transaction.cursor()
+        assert cursor.set_range(layout.key(1, Kind.LOG))
+        cursor.next()
+        key, value = bytes(cursor.key()), bytes(cursor.value())
+        assert key.startswith(layout.key(1, Kind.LOG))
+        transaction.put(key, value + bytes(change) if change > 0 else value[:change])
+    row = int.from_bytes(key[-4:], "big")
+    with vecstore.open(path, mode=mode) as store:
+        docs = store.collection("docs")
+        with pytest.raises(vecstore.CorruptionError, match=f"Row {row} of the row log has "):
+            docs.query(QUERY)
+        assert store.collection("others").query(QUERY)
 
 
 @pytest.mark.parametrize("mode", ["r", "w"])

@@ -15,10 +15,11 @@ from tests import naive
 from tests.kernel_checks import BLOCK, address, aligned
 from tests.naive_codecs import Oracle, Shape, read_run
 from tests.store_checks import normal
+from vecstore import layout
 from vecstore.codecs import find_codec
 from vecstore.codecs.model import draw_signs
 from vecstore.config import Metric
-from vecstore.kernels import checksum, topk
+from vecstore.kernels import checksum, chunks, topk
 from vecstore.kernels import query as queries
 from vecstore.kernels import view as v
 from vecstore.kernels.blocks import PLANES
@@ -286,8 +287,9 @@ def test_offer_keeps_the_nearest_once(
     """Ties by insertion (the row number, or the place that the chunk's table gives)."""
     view = PLAIN.copy()
     order = np.arange(1024, dtype=np.uint32)[::-1].copy() if reverse else None
-    table = np.array([address(order) if order is not None else 0])
-    view[v.CHUNKS], view[v.CHUNK_ORDER] = 1, address(table)
+    table = np.zeros(v.CHUNK_FIELDS, np.int64)
+    table[v.CHUNK_ORDER] = address(order) if order is not None else 0
+    view[v.CHUNKS], view[v.CHUNK_TABLE] = 1, address(table)
     distance_of = {row: np.float32(row % (distinct + 1) - 2) for row in range(31)}
     rows, found = np.zeros(k, np.uint32), np.zeros(k, np.float32)
     count = 0
@@ -296,6 +298,24 @@ def test_offer_keeps_the_nearest_once(
     best = sorted(set(numbers), key=lambda row: (distance_of[row], -row if reverse else row))[:k]
     assert rows[:count].tolist() == best
     assert found[:count].tolist() == [distance_of[row] for row in best]
+
+
+@given(st.sets(st.integers(0, 1023), min_size=1))
+def test_places_in_a_sparse_chunk(present: set[int]) -> None:
+    """A row's place is its rank among the rows of its chunk that have one."""
+    chunk = np.zeros(1, layout.PLACES_DTYPE)
+    marks = np.zeros(1024, np.bool_)
+    marks[list(present)] = True
+    chunk["bits"][0] = np.packbits(marks, bitorder="little").view(np.uint64)
+    counts = marks.reshape(16, 64).sum(axis=1)
+    chunk["ranks"][0] = np.cumsum(counts) - counts
+    table = np.zeros((2, v.CHUNK_FIELDS), np.int64)
+    table[1, v.CHUNK_PLACES] = address(chunk)
+    view = PLAIN.copy()
+    view[v.CHUNKS], view[v.CHUNK_TABLE] = 2, address(table)
+    places = [chunks.place_in_chunk(view, 1024 + row) for row in sorted(present)]
+    assert places == list(range(len(present)))
+    assert [chunks.place_in_chunk(view, row) for row in (0, 5, 1023)] == [0, 5, 1023]
 
 
 @given(st.lists(st.tuples(st.integers(0, 25), st.integers(-3, 9)), max_size=80), st.integers(1, 20))

@@ -100,6 +100,13 @@ class CollectionMachine(RuleBasedStateMachine):
             self.docs.add(keys, vectors)
             self.model.upsert(keys, vectors)
 
+    @rule()
+    def compact(self) -> None:
+        """Nothing changes but where things stand."""
+        self.docs.compact()
+        stats = self.docs.stats()
+        assert stats["dead_rows"] == stats["tail_rows"] == 0
+
     @rule(ids=id_sets)
     def delete(self, ids: list[int]) -> None:
         keys = self.named(ids)

@@ -74,3 +74,7 @@ def test_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = bench.table(measured).splitlines()
     assert len(lines) == 2 + len(FORMS)
     assert len({line.count("|") for line in lines}) == 1
+    machine = {"cpu": "A", "cores": 2, "date": "2026-01-01T", "git_commit": "0", "git_dirty": True}
+    text = bench.report({**machine, "command": "bench"}, measured)
+    assert "\n".join(lines) in text
+    assert "0 with uncommitted changes: `bench`" in text

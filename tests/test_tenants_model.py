@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import vecstore
-from tests.naive_tenants import Foreign, Taken, Tenants
+from tests.naive_tenants import ForeignError, TakenError, Tenants
 from tests.store_checks import small_limits
 
 DIM = 3
@@ -67,19 +67,20 @@ class TenantsMachine(RuleBasedStateMachine):
         metadata = [{"n": i, "of": name} for i in ids]
         try:
             self.model.upsert(name, keys, vectors, metadata)
-        except Foreign:
+        except ForeignError:
             with pytest.raises(vecstore.ReadOnlyError):
                 self.docs.tenant(name).upsert(keys, vectors, metadata)
         else:
             self.docs.tenant(name).upsert(keys, vectors, metadata)
 
-    @rule(
-        first=numbers, n=st.integers(1, 90), seed=seeds, share=st.sampled_from([0.0, 0.3, 1.0])
-    )
+    @rule(first=numbers, n=st.integers(1, 90), seed=seeds, share=st.sampled_from([0.0, 0.3, 1.0]))
     def load(self, first: int, n: int, seed: int, share: float) -> None:
         """New rows of all tenants in one call, some of them granted."""
         rng = np.random.default_rng(seed)
-        keys, vectors = self.named(list(range(1_000 + first, 1_000 + first + n))), self.draw(n, seed)
+        keys, vectors = (
+            self.named(list(range(1_000 + first, 1_000 + first + n))),
+            self.draw(n, seed),
+        )
         column = []
         for _ in range(n):
             order = rng.permutation(NAMES).tolist()
@@ -98,7 +99,7 @@ class TenantsMachine(RuleBasedStateMachine):
         keys = self.named(ids)
         try:
             expected = self.model.delete(name, keys)
-        except Foreign:
+        except ForeignError:
             with pytest.raises(vecstore.ReadOnlyError):
                 self.docs.tenant(name).delete(keys)
         else:
@@ -111,10 +112,10 @@ class TenantsMachine(RuleBasedStateMachine):
         keys = self.named(ids)
         try:
             expected = self.model.grant(name, keys, to)
-        except Foreign:
+        except ForeignError:
             with pytest.raises(vecstore.ReadOnlyError):
                 self.docs.tenant(name).grant(keys, to=to)
-        except Taken:
+        except TakenError:
             with pytest.raises(vecstore.DuplicateIdError):
                 self.docs.tenant(name).grant(keys, to=to)
         else:
@@ -169,6 +170,11 @@ class TenantsMachine(RuleBasedStateMachine):
         allowed = {(key, row.owner) for key, row in self.model.rows(scope)}
         assert {(hit.id, hit.tenant) for hit in hits} <= allowed
         assert len({(hit.id, hit.tenant) for hit in hits}) == len(hits)
+
+    @rule()
+    def compact(self) -> None:
+        self.docs.compact()
+        assert self.docs.stats()["dead_rows"] == 0
 
     @rule()
     def reopen(self) -> None:

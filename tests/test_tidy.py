@@ -200,7 +200,8 @@ def module_map() -> set[str]:
     it; or paths from the root in `inline code`.
     """
     readme = README.read_text(encoding="utf-8")
-    section = re.search(r"^(#+) .*module map.*?$(.*?)(?=^\1 |\Z)", readme, re.I | re.M | re.S)
+    heading = r"^(#+) [^\n]*module map[^\n]*\n"
+    section = re.search(rf"{heading}(.*?)(?=^\1 |\Z)", readme, re.I | re.M | re.S)
     assert section, "README has no section called 'Module map'"
     paths = set()
     for _, body in FENCE.findall(section[2]):

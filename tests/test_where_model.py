@@ -23,7 +23,7 @@ from tests.filter_checks import rows as metadatas
 from tests.filter_checks import wheres
 from tests.naive import distances
 from tests.naive_filters import holds
-from tests.naive_tenants import Foreign, Taken, Tenants
+from tests.naive_tenants import ForeignError, TakenError, Tenants
 from tests.store_checks import failure, small_limits
 from vecstore import planning
 
@@ -100,7 +100,7 @@ class WhereMachine(RuleBasedStateMachine):
         vectors = self.draw(len(ids), seed)
         try:
             self.model.upsert(name, ids, vectors, metadata)
-        except Foreign:
+        except ForeignError:
             assert failure(lambda: view.upsert(ids, vectors, metadata), vecstore.ReadOnlyError)
         else:
             view.upsert(ids, vectors, metadata)
@@ -128,8 +128,8 @@ class WhereMachine(RuleBasedStateMachine):
             return
         try:
             expected = self.model.grant(name, ids, other)
-        except (Foreign, Taken) as error:
-            kind: Any = vecstore.ReadOnlyError if type(error) is Foreign else None
+        except (ForeignError, TakenError) as error:
+            kind: Any = vecstore.ReadOnlyError if type(error) is ForeignError else None
             assert failure(lambda: view.grant(ids, other), kind or vecstore.DuplicateIdError)
         else:
             assert view.grant(ids, to=other) == expected

@@ -30,7 +30,7 @@ from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.layout import ExtentRecord, Section, align, get_bits
 from vecstore.postings import Postings, group, write_postings
-from vecstore.rawrows import extent_rows, write_rows
+from vecstore.rawrows import RawRows, extent_rows, write_rows
 from vecstore.row_source import Rows
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView
@@ -151,7 +151,10 @@ class Builder:
                 return rows.form.encode(rows.take_raw(order[start:end] + rows.stored))
 
             inserted = (first_row + order).astype(np.uint32)
-            self._write_raw(built, first_row, rows.fresh_count, take, in_order, inserted)
+            in_tenants = owners[order] if self._record.tenants else None
+            self._write_raw(
+                built, first_row, rows.fresh_count, take, in_order, inserted, in_tenants
+            )
             numbers = np.concatenate([stored_numbers, built.numbers])
             addresses = np.concatenate(
                 [rows.stored_addresses, self._new_addresses(built, first_row)]
@@ -185,6 +188,62 @@ class Builder:
             metadata,
         )
 
+    def merge(
+        self, assignments: Sequence[Assignment], numbers: U32, addresses: I64, model: Model
+    ) -> Built:
+        """Write postings that tenants have as one run each.
+
+        Parameters
+        ----------
+        assignments : sequence of Assignment
+            By ascending tenant.
+        numbers : uint32 (rows,), addresses : int64 (rows,)
+            The stored rows that their places are about.
+        """
+        first_postings = np.zeros(len(assignments) + 1, np.int64)
+        first_postings[1:] = np.cumsum([len(one.leaves.numbers) for one in assignments])
+        with self._building() as built:
+            self._put_postings(built, model, assignments, first_postings, numbers, addresses)
+        return built
+
+    def write_raw(self, parts: Sequence[RawRows], live: NDArray[np.uint64]) -> Built:
+        """Write the live rows of neighbouring raw extents as one."""
+        rows = [own.rows(live) for own in parts]
+        first, end = parts[0].first_row, parts[-1].end_row
+        present = np.zeros(end - first, np.bool_)
+        present[np.concatenate(rows) - np.uint32(first)] = True
+        ids = [own.many(mine) for own, mine in zip(parts, rows, strict=True)]
+        is_int = all(values.dtype == np.int64 for values in ids)
+        starts = np.cumsum([0, *map(len, rows)])
+
+        def take(start: int, stop: int) -> U8:
+            self._progress("raw rows", start, int(starts[-1]))
+            pieces = [
+                own.raw(mine[max(0, start - at) : max(0, stop - at)])
+                for own, mine, at in zip(parts, rows, starts.tolist(), strict=False)
+            ]
+            return np.concatenate(pieces)
+
+        with self._building() as built:
+            number = self._next_extent()
+            built.extents[number] = write_rows(
+                self._identity.folder,
+                number,
+                self._record.number,
+                first,
+                end - first,
+                self._record.dim,
+                self._identity.form.number,
+                take,
+                np.concatenate(ids) if is_int else [str(one) for own in ids for one in own],
+                np.concatenate([own.inserted(mine) for own, mine in zip(parts, rows, strict=True)]),
+                np.concatenate([own.owners(mine) for own, mine in zip(parts, rows, strict=True)])
+                if self._record.tenants
+                else None,
+                None if present.all() else present,
+            )
+        return built
+
     def rewrite(self, snapshot: Snapshot, tenant: TenantView) -> Built:
         """Write all postings of the only tenant anew, each as one run, with this codec.
 
@@ -217,6 +276,10 @@ class Builder:
         ids: Any = np.zeros(total, np.int64) if is_int else [""] * total
         for at, value in zip(place.tolist(), snapshot.log.ids[:count], strict=True):
             ids[at] = value
+        owners = None
+        if self._record.tenants:
+            owners = np.zeros(total, np.uint32)
+            owners[place] = snapshot.log.owners[:count]
 
         def take(start: int, end: int) -> U8:
             block = np.zeros((end - start, self._identity.row_bytes), np.uint8)
@@ -225,7 +288,7 @@ class Builder:
             return block
 
         with self._building() as built:
-            self._write_raw(built, first, total, take, ids, None)
+            self._write_raw(built, first, total, take, ids, None, owners)
         return built
 
     @contextmanager
@@ -245,8 +308,11 @@ class Builder:
         residuals = np.empty((0, self._record.dim), np.float32)
         if self._codec.parts:
             sample = draw(len(one.places), CODEBOOK_ROWS, seed)
-            centroids = one.leaves.centroids[one.homes[sample, 0]]
-            residuals = rows.take(one.places[sample]) - centroids
+            residuals = rows.take(one.places[sample])
+            if one.leaves.listed:
+                residuals = residuals - residuals.mean(axis=0)
+            else:
+                residuals = residuals - one.leaves.centroids[one.homes[sample, 0]]
         return train_model(self._codec, metric, seed, one.leaves.centre, residuals)
 
     def _posting_order(
@@ -353,6 +419,7 @@ class Builder:
         take: Callable[[int, int], U8],
         ids: Any,
         inserted: U32 | None,
+        owners: U32 | None,
     ) -> None:
         """Write raw rows, in as many extents as their size asks for."""
         step = extent_rows(self._identity.row_bytes)
@@ -375,6 +442,7 @@ class Builder:
                 part,
                 ids[start:end],
                 None if inserted is None else inserted[start:end],
+                None if owners is None else owners[start:end],
             )
 
 

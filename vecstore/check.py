@@ -173,6 +173,10 @@ def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Vi
             granted.append((row, owner, tenant))
         elif row in owned:
             yield Violation("ids-rows-agree", where, f"row {row} has two owners")
+        elif snapshot.owner_of(row) != tenant:
+            yield Violation(
+                "ids-rows-agree", where, f"row {row} is not stored as tenant {tenant}'s"
+            )
         else:
             owned[row] = tenant
     seen = np.zeros_like(snapshot.live)

@@ -119,23 +119,34 @@ def nearest(x: F32, centroids: F32, k: int = 1) -> tuple[F32, I64]:
     return distances, ordinals
 
 
+def _products(rows: F32, vector: F32) -> F32:
+    """Inner products of finite rows with a vector.
+
+    BLAS sets the flag of an invalid operation now and then although operands and products are
+    finite, which numpy would report as a warning.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.asarray(rows @ vector)
+
+
 def bisect(x: F32) -> NDArray[np.bool_] | None:
-    """Divide rows in two by 2-means, neither side under a third; None when all are equal."""
-    centre = x.mean(axis=0)
-    offset = x - centre
+    """Divide finite rows in two by 2-means, neither side under a third; None when all are equal."""
+    offset = x - x.mean(axis=0)
+    largest = np.abs(offset).max()
+    if not largest > 0:
+        return None
+    offset /= largest  # of squares, neither the tiny nor the huge ones are numbers any more
     lengths = np.einsum("ij,ij->i", offset, offset)
     direction = offset[int(lengths.argmax())]
-    if not lengths.max() > 0:
-        return None
     for _ in range(4):
-        projection = offset @ direction
+        projection = _products(offset, direction)
         right = projection > np.median(projection)
         if not right.any():
             right = projection >= projection.max()
         if right.all():
             return None
         direction = offset[right].mean(axis=0) - offset[~right].mean(axis=0)
-    projection = offset @ direction
+    projection = _products(offset, direction)
     n = len(x)
     rank = np.empty(n, np.int64)
     rank[np.argsort(projection, kind="stable")] = np.arange(n)

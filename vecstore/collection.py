@@ -185,6 +185,23 @@ class Collection(Verbs):
                 f"with tenants=True."
             )
 
+    # --- maintenance -----------------------------------------------------------------------
+
+    def compact(self, progress: Progress | None = None) -> None:
+        """Bring fresh rows into the index, merge all extents, and give back what is dead.
+
+        Writers wait meanwhile, readers do not.  Files that were replaced go as soon as no reader,
+        in any process, has a snapshot that is older.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called as `progress(stage, done, total)`.
+        """
+        self._core.refuse_read_only()
+        with self._core.session:
+            self._core.writer.compact(progress or silent)
+
     # --- tuning ----------------------------------------------------------------------------
 
     def tune(

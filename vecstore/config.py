@@ -74,8 +74,9 @@ LIST_BYTES_MAX: Final = 64 << 10
 RUN_ROWS_MAX: Final = 2_048
 """Rows of a tenant up to which they make one posting, scanned whole."""
 
-INDEX_CACHE_BYTES: Final = 64 << 20
-"""Tables and directories of tenants used last that a process keeps, for each collection."""
+INDEX_CACHE_BYTES: Final = 32 << 20
+"""Bytes of the tables of tenants used last that a process keeps, for each collection; as much again
+for its views of them."""
 
 EXTENT_BYTES_MAX: Final = 256 << 20
 MAP_BYTES: Final = 1 << 40

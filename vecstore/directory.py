@@ -172,7 +172,8 @@ def write_directories(
         writer.add(Section.TENANTS, np.array(table, TENANT_DTYPE))
         writer.add(Section.SIGNS, model.signs)
         if model.codebook is not None:
-            writer.add(Section.CODEBOOK, model.codebook)
+            scale = np.float32(model.error_scale)
+            writer.add(Section.CODEBOOK, np.append(model.codebook.ravel(), scale))
         if model.matrix is not None:
             writer.add(Section.MATRIX, model.matrix)
         return writer.finish(len(table))
@@ -191,14 +192,16 @@ class Directories:
         self._tenants: U32 = np.ascontiguousarray(self.table["tenant"])
         self._data: U8 = extent.array(Section.DIRECTORIES, np.uint8)
         codebook = matrix = None
+        scale = 1.0
         if codec.parts:
+            parts = extent.array(Section.CODEBOOK, np.float32)
             shape = (codec.parts, codec.part_dim(extent.dim), -1)
-            codebook = extent.array(Section.CODEBOOK, np.float32).reshape(shape)
+            codebook, scale = parts[:-1].reshape(shape), float(parts[-1])
         if codec.turned:
             matrix = extent.array(Section.MATRIX, np.float32).reshape(-1, extent.dim)
         centre = np.zeros(extent.dim, np.float32)
         signs = extent.array(Section.SIGNS, np.float32)
-        self.model = Model(codec, metric, centre, signs, codebook, matrix)
+        self.model = Model(codec, metric, centre, signs, codebook, matrix, scale)
 
     def find(self, tenant: int) -> Directory | None:
         """Directory of a tenant, its checksum looked at; None when it has none here."""
@@ -257,7 +260,9 @@ class Directory:
             start = np.int64(self._blocks.ctypes.data)
             self.page_address = start + table["offset"].astype(np.int64)
             self.page_blocks = table["blocks"].astype(np.int64)
-        self.model = replace(directories.model, centre=centre)
+        self.model = directories.model
+        if not self.listed:
+            self.model = replace(directories.model, centre=centre)
 
     @property
     def leaves(self) -> Leaves:

@@ -21,15 +21,14 @@ from vecstore.directory import Directories, Directory
 from vecstore.errors import CorruptionError
 from vecstore.extents import Extent
 from vecstore.kernels import view as v
-from vecstore.layout import ExtentKind, Section
+from vecstore.layout import ExtentKind
 from vecstore.lru import LruBytes
 from vecstore.postings import PostingRuns
 from vecstore.raw_forms import RawForm, find_form
-from vecstore.rawrows import RowIds
+from vecstore.rawrows import RawRows
 from vecstore.tenant_index import TenantIndex
 
 I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -79,36 +78,22 @@ class ExtentSet:
         return sorted(found, key=lambda extent: (extent.first_row, extent.number))
 
     def _make_row_tables(self, old: ExtentSet | None) -> None:
-        row_bytes = self.identity.row_bytes
-        self.raws = self.of_kind(ExtentKind.RAW)
-        for extent in self.raws:
+        known = {} if old is None else {own.extent.number: own for own in old.raws}
+        extents = self.of_kind(ExtentKind.RAW)
+        for extent in extents:
             self._refuse_other_form(extent)
-        self.raw_firsts = [extent.first_row for extent in self.raws]
-        known = {} if old is None else dict(zip(map(id, old.raws), old._ids, strict=True))
-        self._ids: list[RowIds | None] = [known.get(id(extent)) for extent in self.raws]
-        end = max((extent.first_row + extent.count for extent in self.raws), default=0)
-        chunks = -(-end // CHUNK_ROWS)
-        self.chunk_address: I64 = np.zeros(chunks, np.int64)
-        self.chunk_order: I64 = np.zeros(chunks, np.int64)
-        self.chunk_sums: I64 = np.zeros(chunks, np.int64)
-        for extent in self.raws:
-            first = extent.first_row // CHUNK_ROWS
-            count = -(-extent.count // CHUNK_ROWS)
-            steps = np.arange(count, dtype=np.int64) * CHUNK_ROWS
-            rows = extent.address(Section.ROWS)
-            self.chunk_address[first : first + count] = rows + steps * row_bytes
-            sums = extent.array(Section.ROW_SUMS, np.uint64)
-            self.chunk_sums[first : first + count] = (
-                sums.ctypes.data + steps * row_bytes // layout.PAGE * 8
-            )
-            if extent.has(Section.ORDER):
-                order = extent.address(Section.ORDER)
-                self.chunk_order[first : first + count] = order + steps * 4
-        pages = chunks * CHUNK_ROWS * row_bytes // layout.PAGE
-        self.page_checked: U64 = np.zeros(layout.bitmap_words(pages), np.uint64)
-        if old is not None:
-            kept = min(len(old.page_checked), len(self.page_checked))
-            self.page_checked[:kept] = old.page_checked[:kept]
+        row_bytes = self.identity.row_bytes
+        self.raws: list[RawRows] = [
+            known.get(extent.number) or RawRows(extent, row_bytes) for extent in extents
+        ]
+        self.sparse = [own for own in self.raws if own.stored < own.end_row - own.first_row]
+        self.raw_firsts = [own.first_row for own in self.raws]
+        end = max((own.end_row for own in self.raws), default=0)
+        self.chunk_table: I64 = np.zeros((-(-end // CHUNK_ROWS), v.CHUNK_FIELDS), np.int64)
+        for own in self.raws:
+            part = own.chunk_table()
+            first = own.first_row // CHUNK_ROWS
+            self.chunk_table[first : first + len(part)] = part
 
     def _refuse_other_form(self, extent: Extent) -> None:
         """Raise when an extent's rows are not of the collection's form."""
@@ -168,35 +153,16 @@ class ExtentSet:
         for index in self.indexes.values():
             index.remember_checks()
 
-    def fill(self, view: I64) -> None:
-        """Write this part of a kernel view."""
-        view[v.PAGE_CHECKED] = self.page_checked.ctypes.data
-
     def damage(self, thing: int) -> CorruptionError:
         """Build the error for a page of raw rows that kernels found damaged."""
         name = self.identity.name
-        row = (thing - v.PAGE_TAG) * layout.PAGE // self.identity.row_bytes
-        extent = self.raw_extent(row)
+        row = thing - v.PAGE_TAG
+        extent = self.raw_rows(row).extent
         return extent.corrupt(
             f"Rows about {row} of collection {name!r} (extent {extent.number}) do not match "
             f"their checksum; restore a backup."
         )
 
-    def raw_extent(self, row: int) -> Extent:
-        """Raw extent that covers a row number, or ends just before it."""
+    def raw_rows(self, row: int) -> RawRows:
+        """Raw rows of the extent that covers a row number, or ends just before it."""
         return self.raws[max(0, bisect_right(self.raw_firsts, row) - 1)]
-
-    def inserted(self, row: int) -> int:
-        """Place of a row in order of insertion; its number where a bulk load did not reorder."""
-        extent = self.raw_extent(row)
-        if not extent.has(Section.ORDER):
-            return row
-        return int(extent.array(Section.ORDER, np.uint32)[row - extent.first_row])
-
-    def row_ids(self, row: int) -> RowIds:
-        """Ids of the extent that holds a row."""
-        place = bisect_right(self.raw_firsts, row) - 1
-        ids = self._ids[place]
-        if ids is None:
-            ids = self._ids[place] = RowIds(self.raws[place])
-        return ids

@@ -25,6 +25,7 @@ from vecstore.build import Builder, Built, next_chunk
 from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, silent, worker_pool
 from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
+from vecstore.directory import Directory
 from vecstore.division import Assignment, Divider, size_class
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
@@ -68,7 +69,9 @@ class _Share:
 
     Attributes
     ----------
-    view : TenantView
+    tenant : int
+    directory : Directory or None
+        The present one.
     fresh : uint32
         Stored rows that were in no posting of the tenant so far.
     stored : uint32
@@ -79,7 +82,8 @@ class _Share:
         Its postings are made anew, from all that it has.
     """
 
-    view: TenantView
+    tenant: int
+    directory: Directory | None
     fresh: U32
     stored: U32
     places: I64
@@ -143,9 +147,9 @@ class Indexer:
                 divider = Divider(self._identity, rows, pool, progress)
                 assignments = self._divide(snapshot, divider, shares, kept)
                 models = [
-                    share.view.index.directory.model
+                    share.directory.model
                     for share in shares
-                    if not share.train and share.view.index.directory is not None
+                    if not share.train and share.directory is not None
                 ]
                 owners = np.zeros(0, np.uint32) if new is None else new.owners
                 ids: Any = np.zeros(0, np.int64) if new is None else new.ids
@@ -189,9 +193,15 @@ class Indexer:
         """Shares of all tenants that have something new, by number."""
         fresh = _places_by_tenant(new)
         shares = []
+        no_places = np.zeros(0, np.int64)
+        known = snapshot.state.next_tenant if self._identity.record.tenants else TENANT_NONE + 1
         for tenant in sorted({*fresh, *touched}):
+            places = fresh.get(tenant, no_places)
+            if tenant >= known:
+                shares.append(_Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
+                continue
             view = self._writing.view(snapshot, tenant)
-            share = self._share(view, fresh.get(tenant, np.zeros(0, np.int64)), replaced)
+            share = self._share(view, places, replaced)
             share.train = share.train or tenant in anew
             if share.train:
                 stored = np.setdiff1d(view.row_numbers(), replaced)
@@ -207,14 +217,14 @@ class Indexer:
         record, index = view.record, view.index
         coming = len(fresh) + len(places)
         if index.directory is None:
-            return _Share(view, fresh, fresh, places, True)
+            return _Share(view.number, None, fresh, fresh, places, True)
         row_bytes = self._identity.row_bytes
         if index.listed or len(index.directory.postings) == 1:
             shape = 0 if index.listed else 1
             train = size_class(len(view.indexed) + coming, row_bytes) != shape
         else:
             train = record.indexed_rows + coming > GROWTH_MAX * record.trained_rows
-        return _Share(view, fresh, fresh, places, train)
+        return _Share(view.number, index.directory, fresh, fresh, places, train)
 
     def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
         """Tenants with fresh rows or pending grants, or all."""
@@ -243,7 +253,7 @@ class Indexer:
             parts.append(np.concatenate([stored, len(kept) + share.places]))
         trained = divider.train_all(
             [
-                (share.view.number, part)
+                (share.tenant, part)
                 for share, part in zip(shares, parts, strict=True)
                 if share.train
             ],
@@ -251,11 +261,10 @@ class Indexer:
         )
         assignments = []
         for share, part in zip(shares, parts, strict=True):
-            directory = share.view.index.directory
-            if share.train or directory is None:
+            if share.train or share.directory is None:
                 assignments.append(next(trained))
             else:
-                assignments.append(divider.append(directory.leaves, part))
+                assignments.append(divider.append(share.directory.leaves, part))
         return assignments
 
     def _put_attributes(
@@ -276,7 +285,7 @@ class Indexer:
         place_of[built.numbers - np.uint32(first)] = np.arange(len(built.numbers))
         tenants = (
             (
-                share.view.number,
+                share.tenant,
                 np.sort(
                     np.concatenate(
                         [share.stored if everything else share.fresh, built.numbers[share.places]]
@@ -315,7 +324,8 @@ class Indexer:
             edit.index_tenant(one.leaves.tenant, trained, len(one.places), one.spread)
             if one.trained:
                 edit.state.next_posting += len(one.leaves.numbers)
-                self._untested.add(one.leaves.tenant)
+                if len(one.leaves.numbers) > 1:
+                    self._untested.add(one.leaves.tenant)
         for tenant in emptied:
             edit.unindex_tenant(tenant)
         for built in builts:

@@ -79,6 +79,7 @@ class Reader:
         self._searcher = searcher
         self._refresh = threading.Lock()
         self._last: Snapshot | None = None
+        self._known_names: dict[int, str | None] = {}
 
     @_typed
     def newest(self) -> Snapshot:
@@ -121,9 +122,9 @@ class Reader:
                     return []
                 if len(found) == 1:
                     view, rows, distances = found[0]
-                    owners = owner_names(transaction, view, rows)
+                    owners = owner_names(self._names(transaction), view, rows)
                 else:
-                    rows, distances, owners = merge(transaction, found, k)
+                    rows, distances, owners = merge(self._names(transaction), found, k)
                 return self._hits(transaction, snapshot, rows, distances.tolist(), include, owners)
             finally:
                 transaction.abort()
@@ -160,13 +161,16 @@ class Reader:
             elif found:
                 for i in range(len(queries)):
                     one = [(view, r[i], d[i]) for view, r, d in found]
-                    own_rows, own_distances, names = merge(transaction, one, k)
+                    own_rows, own_distances, names = merge(self._names(transaction), one, k)
                     rows[i, : len(own_rows)] = own_rows
                     distances[i, : len(own_rows)] = own_distances
                     if owners is not None:
                         owners[i, : len(own_rows)] = names
             ids = snapshot.ids_of(rows.ravel()).reshape(shape)
             return Result(ids, distances, owners)
+
+    def _names(self, transaction: lmdb.Transaction) -> Names:
+        return Names(transaction, self._number, self._known_names)
 
     def _views(
         self, transaction: lmdb.Transaction, snapshot: Snapshot, scope: Scope
@@ -204,7 +208,7 @@ class Reader:
             rows, owners = find_ids(
                 transaction, self._number, self._numbers(transaction, scope), ids
             )
-            names = Names(transaction, self._number)
+            names = self._names(transaction)
             return [
                 None
                 if row == NO_ROW

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.errors import CorruptionError
 from vecstore.layout import Kind
 
 
@@ -53,8 +54,8 @@ class RowLog:
         Raw rows in the collection's form.
     numbers : uint32 (capacity,)
         Row numbers, ascending.
-    ids : list
-        Ids, aligned.
+    ids, owners : list
+        Ids and tenants, aligned.
     tenants : dict
         Places of each tenant's rows, ascending, but for `TENANT_NONE`, which has them all.
     count : int
@@ -65,6 +66,7 @@ class RowLog:
         self.vectors: NDArray[np.uint8] = np.empty((64, row_bytes), np.uint8)
         self.numbers: NDArray[np.uint32] = np.empty(64, np.uint32)
         self.ids: list[int | str] = []
+        self.owners: list[int] = []
         self.tenants: dict[int, array[int]] = {}
         self.count = 0
         self.next_row = 0
@@ -72,7 +74,13 @@ class RowLog:
     def catch_up(
         self, transaction: lmdb.Transaction, collection: int, is_int: bool, first: int
     ) -> NDArray[np.uint32]:
-        """Append the rows that LMDB has beyond those held; return their numbers."""
+        """Append the rows that LMDB has beyond those held; return their numbers.
+
+        Raises
+        ------
+        CorruptionError
+            A stored row is shorter or longer than rows of the collection are.
+        """
         start = self.count
         for row, tenant, raw_id, vector in read_log(
             transaction, collection, max(first, self.next_row)
@@ -80,10 +88,16 @@ class RowLog:
             if self.count == len(self.numbers):
                 self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
                 self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
+            if len(vector) != self.vectors.shape[1]:
+                raise CorruptionError(
+                    f"Row {row} of the row log has {len(vector)} bytes where rows take "
+                    f"{self.vectors.shape[1]}; restore a backup."
+                )
             self.vectors[self.count] = np.frombuffer(vector, np.uint8)
             self.numbers[self.count] = row
             if tenant != layout.TENANT_NONE:
                 self.tenants.setdefault(tenant, array("I")).append(self.count)
+            self.owners.append(tenant)
             self.ids.append(layout.decode_id(raw_id, is_int))
             self.count += 1
             self.next_row = row + 1

@@ -21,20 +21,36 @@ Scope = tuple[str, ...] | None
 """Names of the tenants that a call is about; None in a collection without tenants."""
 
 
-class Names:
-    """Names of tenants by number, looked up once each; None for the nameless only one."""
+_NAMES_MAX = 4_096
 
-    def __init__(self, transaction: lmdb.Transaction, collection: int) -> None:
+
+class Names:
+    """Names of tenants by number, looked up once each; None for the nameless only one.
+
+    Parameters
+    ----------
+    transaction : lmdb.Transaction
+    collection : int
+    known : dict
+        Names so far.  A number is never given to another tenant, so they stay true.
+    """
+
+    def __init__(
+        self, transaction: lmdb.Transaction, collection: int, known: dict[int, str | None]
+    ) -> None:
         self._transaction = transaction
         self._collection = collection
-        self._known: dict[int, str | None] = {TENANT_NONE: None}
+        self._known = known
+        known[TENANT_NONE] = None
 
     def __getitem__(self, tenant: int) -> str | None:
         """Name of a tenant."""
         if tenant not in self._known:
+            if len(self._known) > _NAMES_MAX:
+                self._known.clear()
             record = read_tenant(self._transaction, self._collection, tenant)
             self._known[tenant] = record.name
-        return self._known[tenant]
+        return self._known.get(tenant)
 
 
 def find_ids(
@@ -58,35 +74,18 @@ def find_ids(
     return rows, owners
 
 
-def owners_of(transaction: lmdb.Transaction, view: TenantView, rows: U32) -> list[int]:
-    """Owners of rows that a tenant found."""
-    found = rows[rows != np.uint32(NO_ROW)].tolist()
-    if not view.record.granted:
-        return [view.number] * len(found)
-    prefix = layout.id_prefix(view.snapshot.identity.record.number, view.number)
-    owners = []
-    for row in found:
-        value = transaction.get(prefix + layout.encode_id(view.snapshot.id_of(row)))
-        owners.append(
-            view.number if value is None else layout.unpack_id(bytes(value), view.number)[1]
-        )
-    return owners
-
-
-def owner_names(
-    transaction: lmdb.Transaction, view: TenantView, rows: U32
-) -> list[str | None] | None:
+def owner_names(names: Names, view: TenantView, rows: U32) -> list[str | None] | None:
     """Names of the owners of rows that a tenant found; None without tenants."""
     if view.number == TENANT_NONE:
         return None
     if not view.record.granted:
         return [view.record.name] * len(rows)
-    names = Names(transaction, view.snapshot.identity.record.number)
-    return [names[owner] for owner in owners_of(transaction, view, rows)]
+    owner_of = view.snapshot.owner_of
+    return [names[owner_of(row)] for row in rows.tolist() if row != NO_ROW]
 
 
 def merge(
-    transaction: lmdb.Transaction, found: Sequence[tuple[TenantView, U32, F32]], k: int
+    names: Names, found: Sequence[tuple[TenantView, U32, F32]], k: int
 ) -> tuple[U32, F32, list[str | None]]:
     """Merge what several tenants found for one query: the k nearest, each row once.
 
@@ -107,14 +106,14 @@ def merge(
     order = answered[np.lexsort((places, distances[answered]))]
     _, first = np.unique(rows[order], return_index=True)
     order = order[np.sort(first)][:k]
-    names: list[str | None] = [None] * len(order)
+    owners: list[str | None] = [None] * len(order)
     for i, (view, _, _) in enumerate(found):
         own = np.flatnonzero(which[order] == i)
         for place, name in zip(
-            own.tolist(), owner_names(transaction, view, rows[order[own]]) or [], strict=False
+            own.tolist(), owner_names(names, view, rows[order[own]]) or [], strict=False
         ):
-            names[place] = name
-    return rows[order], distances[order], names
+            owners[place] = name
+    return rows[order], distances[order], owners
 
 
 def count_distinct(transaction: lmdb.Transaction, views: Sequence[TenantView]) -> int:

@@ -70,13 +70,21 @@ class Snapshot:
             place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
             if place < self.log_count and self.log.numbers[place] == row:
                 return self.log.ids[place]
-        return self.extents.row_ids(row).one(row)
+        return self.extents.raw_rows(row).one(row)
+
+    def owner_of(self, row: int) -> int:
+        """Tenant of a live row."""
+        if row >= self.state.log_first and self.log_count:
+            place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
+            if place < self.log_count and self.log.numbers[place] == row:
+                return self.log.owners[place]
+        return self.extents.raw_rows(row).owner(row)
 
     def id_list(self, rows: list[int]) -> list[int | str]:
         """Ids of live rows."""
         lowest, highest = min(rows), max(rows)
         if highest < self.state.log_first:
-            ids = self.extents.row_ids(lowest)
+            ids = self.extents.raw_rows(lowest)
             if highest < ids.end_row:
                 return ids.several(rows)
         return [self.id_of(row) for row in rows]
@@ -91,20 +99,20 @@ class Snapshot:
         fresh = answered & (rows >= np.uint32(self.state.log_first))
         for place in np.flatnonzero(fresh):
             ids[place] = self.id_of(int(rows[place]))
-        for extent in self.extents.raws:
-            inside = answered & ~fresh & (rows >= np.uint32(extent.first_row))
-            inside &= rows < np.uint32(extent.first_row + extent.count)
+        for raw in self.extents.raws:
+            inside = answered & ~fresh & (rows >= np.uint32(raw.first_row))
+            inside &= rows < np.uint32(raw.end_row)
             if inside.any():
-                ids[inside] = self.extents.row_ids(extent.first_row).many(rows[inside])
+                ids[inside] = raw.many(rows[inside])
         return ids
 
     def places_of(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows in order of insertion, by which ties are broken."""
         places = rows.astype(np.int64)
-        for place, row in enumerate(rows.tolist()):
-            chunk = row // CHUNK_ROWS
-            if chunk < len(self.extents.chunk_order) and self.extents.chunk_order[chunk]:
-                places[place] = self.extents.inserted(row)
+        for raw in self.extents.raws:
+            inside = (rows >= np.uint32(raw.first_row)) & (rows < np.uint32(raw.end_row))
+            if inside.any():
+                places[inside] = raw.inserted(rows[inside])
         return places
 
     def is_live(self, row: int) -> bool:
@@ -120,15 +128,20 @@ class Snapshot:
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of raw rows, in extents or in the log's buffer."""
         row_bytes = self.identity.row_bytes
+        table = self.extents.chunk_table
         chunk = rows // np.uint32(CHUNK_ROWS)
-        inside = chunk < len(self.extents.chunk_address)
+        inside = chunk < len(table)
         base = np.zeros(len(rows), np.int64)
-        base[inside] = self.extents.chunk_address[chunk[inside]]
+        base[inside] = table[chunk[inside], v.CHUNK_ADDRESS]
         address: I64 = base + (rows % np.uint32(CHUNK_ROWS)).astype(np.int64) * row_bytes
         fresh = base == 0
         if fresh.any():
             place = np.searchsorted(self.log.numbers[: self.log_count], rows[fresh])
             address[fresh] = self.log_vectors.ctypes.data + place.astype(np.int64) * row_bytes
+        for raw in self.extents.sparse:
+            within = (rows >= np.uint32(raw.first_row)) & (rows < np.uint32(raw.end_row))
+            if within.any():
+                address[within] = raw.addresses(rows[within])
         return address
 
 
@@ -196,8 +209,8 @@ def _live_bitmap(
     transaction: lmdb.Transaction, collection: int, extents: ExtentSet, log: RowLog, words: int
 ) -> U64:
     live = np.zeros(words, np.uint64)
-    for extent in extents.raws:
-        layout.set_range(live, extent.first_row, extent.first_row + extent.count)
+    for raw in extents.raws:
+        raw.mark(live)
     layout.set_bits(live, log.numbers[: log.count], True)
     page_words = layout.DEAD_PAGE_ROWS // 64
     prefix = layout.key(collection, Kind.DEAD)
@@ -243,7 +256,7 @@ def take_snapshot(
         log = RowLog(identity.row_bytes)
     is_int = bool(state.int_ids)
     fresh = log.catch_up(transaction, collection, is_int, state.log_first)
-    end = max(state.next_row, len(extents.chunk_address) * CHUNK_ROWS)
+    end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
     if old is not None and same_extents and changes is not None:
         live = np.zeros(words, np.uint64)
@@ -284,26 +297,19 @@ def _assemble(
 ) -> Snapshot:
     """Lay out the kernel view of a state."""
     chunks = len(live) * 64 // CHUNK_ROWS
-    chunk_address = np.zeros(chunks, np.int64)
-    chunk_address[: len(extents.chunk_address)] = extents.chunk_address
-    chunk_order = np.zeros(chunks, np.int64)
-    chunk_order[: len(extents.chunk_order)] = extents.chunk_order
-    chunk_sums = np.zeros(chunks, np.int64)
-    chunk_sums[: len(extents.chunk_sums)] = extents.chunk_sums
+    table = np.zeros((chunks, v.CHUNK_FIELDS), np.int64)
+    table[: len(extents.chunk_table)] = extents.chunk_table
     view = np.zeros(v.VIEW_FIELDS, np.int64)
     record = identity.record
     view[v.DIM] = record.dim
     view[v.PADDED] = layout.padded_dim(record.dim)
     view[v.METRIC] = record.metric
-    extents.fill(view)
     view[v.CHUNKS] = chunks
-    view[v.CHUNK_ADDRESS] = chunk_address.ctypes.data
-    view[v.CHUNK_ORDER] = chunk_order.ctypes.data
-    view[v.CHUNK_SUMS] = chunk_sums.ctypes.data
+    view[v.CHUNK_TABLE] = table.ctypes.data
     view[v.LIVE] = live.ctypes.data
     view[v.RAW_FORM] = identity.form.number
     view[v.ROW_BYTES] = identity.row_bytes
-    arrays = (log.vectors, log.numbers, chunk_address, chunk_order, chunk_sums)
+    arrays = (log.vectors, log.numbers, table)
     return Snapshot(
         identity, number, state, extents, log, log.count, live, log.vectors, view, arrays
     )

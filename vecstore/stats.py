@@ -28,9 +28,7 @@ def index_bytes(tenant: TenantView) -> tuple[int, int, int]:
     snapshot = tenant.snapshot
     extents, index = snapshot.extents, tenant.index
     tables: tuple[NDArray[Any], ...] = (
-        extents.chunk_address,
-        extents.chunk_order,
-        extents.page_checked,
+        extents.chunk_table,
         index.first_run,
         index.run_address,
         index.run_blocks,
@@ -40,6 +38,7 @@ def index_bytes(tenant: TenantView) -> tuple[int, int, int]:
         *snapshot.arrays,
     )
     ram = sum(table.nbytes for table in tables)
+    ram += sum(raw.nbytes for raw in extents.raws)
     ram += 0 if index.directory is None else index.directory.nbytes
     disk = sum(record.bytes for record in extents.records.values())
     disk += snapshot.log_count * (snapshot.identity.row_bytes + 8)
@@ -78,7 +77,7 @@ def collection_stats(snapshot: Snapshot, transaction: lmdb.Transaction) -> dict[
     tenant = open_tenant(snapshot, transaction)
     record = tenant.record
     ram_bytes, disk_bytes, posting_bytes = index_bytes(tenant)
-    stored = sum(extent.count for extent in extents.raws)
+    stored = sum(raw.stored for raw in extents.raws)
     if snapshot.identity.record.tenants:
         runs = [part.runs["rows"] for part in extents.postings]
         sizes = np.concatenate([np.zeros(0, np.uint32), *runs]).astype(np.int64)
@@ -102,7 +101,7 @@ def collection_stats(snapshot: Snapshot, transaction: lmdb.Transaction) -> dict[
         "tenants": state.tenants,
         "shared_rows": state.shared_rows,
         "disk_bytes": disk_bytes,
-        "raw_bytes": sum(extent.record.bytes for extent in extents.raws),
+        "raw_bytes": sum(raw.extent.record.bytes for raw in extents.raws),
         "posting_bytes": posting_bytes,
         "ram_bytes": ram_bytes,
         "extents": len(extents.mapped),

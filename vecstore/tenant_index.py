@@ -6,8 +6,9 @@ allows; an idle tenant takes no memory at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,41 @@ from vecstore.postings import PostingRuns
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+
+
+_NO_ROWS = np.zeros(0, np.uint32)
+_NO_RUNS = (
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.uint64),
+    np.zeros((0, 2), np.uint32),
+    np.zeros(0, np.bool_),
+)
+
+
+def _runs_of(
+    part: PostingRuns, place: int, begin: int, end: int, numbers: U32
+) -> tuple[NDArray[Any], ...]:
+    """Tables of a tenant's runs in one extent, but for those of postings that are no more.
+
+    Returns
+    -------
+    ordinals, addresses, blocks, sums, (place of the extent, run), whether checked
+    """
+    runs = part.runs[begin:end]
+    ordinals = numbers.searchsorted(runs["posting"])
+    np.minimum(ordinals, len(numbers) - 1, out=ordinals)
+    named = numbers[ordinals] == runs["posting"]
+    source = np.empty((end - begin, 2), np.uint32)
+    source[:, 0] = place
+    source[:, 1] = np.arange(begin, end)
+    checked = part.checked[begin:end]
+    if not named.all():
+        ordinals, runs = ordinals[named], runs[named]
+        source, checked = source[named], checked[named]
+    address = part.address + runs["offset"].astype(np.int64)
+    return ordinals, address, runs["blocks"].astype(np.int64), runs["sum"].copy(), source, checked
 
 
 class TenantIndex:
@@ -38,37 +74,33 @@ class TenantIndex:
     def __init__(self, directory: Directory | None, postings: Sequence[PostingRuns]) -> None:
         self.directory = directory
         self._parts = postings
-        numbers = np.zeros(0, np.uint32) if directory is None else directory.postings
-        ordinal, source = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
-        address, blocks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        sums = [np.zeros(0, np.uint64)]
+        numbers = _NO_ROWS if directory is None else directory.postings
+        tenant = -1 if directory is None else directory.tenant
+        found = []
         for place, part in enumerate(postings if directory is not None else ()):
-            begin, end = part.of_tenant(directory.tenant)  # type: ignore[union-attr]
-            if begin == end:
-                continue
-            runs = part.runs[begin:end]
-            at = np.minimum(np.searchsorted(numbers, runs["posting"]), len(numbers) - 1)
-            named = numbers[at] == runs["posting"]
-            at, runs = at[named], runs[named]
-            ordinal.append(at)
-            address.append(part.address + runs["offset"].astype(np.int64))
-            blocks.append(runs["blocks"].astype(np.int64))
-            sums.append(runs["sum"])
-            own = begin + np.flatnonzero(named)
-            source.append(np.stack([np.full(len(own), place), own], axis=1))
-        ordinals = np.concatenate(ordinal)
-        order = np.argsort(ordinals, kind="stable")
+            begin, end = part.of_tenant(tenant)
+            if begin < end:
+                found.append(_runs_of(part, place, begin, end, numbers))
+        if len(found) == 1:
+            ordinals, address, blocks, sums, source, checked = found[0]
+        else:
+            found.insert(0, _NO_RUNS)
+            ordinals, address, blocks, sums, source, checked = map(
+                np.concatenate, zip(*found, strict=True)
+            )
+        if len(ordinals) > 1:
+            order = np.argsort(ordinals, kind="stable")
+            ordinals, address, blocks = ordinals[order], address[order], blocks[order]
+            sums, source, checked = sums[order], source[order], checked[order]
         self.first_run: I64 = np.zeros(len(numbers) + 1, np.int64)
-        self.first_run[1:] = np.cumsum(np.bincount(ordinals, minlength=len(numbers)))
-        self.run_address: I64 = np.ascontiguousarray(np.concatenate(address)[order])
-        self.run_blocks: I64 = np.ascontiguousarray(np.concatenate(blocks)[order])
-        self.run_sum: U64 = np.ascontiguousarray(np.concatenate(sums)[order])
-        self.run_source: U32 = np.concatenate(source)[order].astype(np.uint32)
-        self.run_checked: U64 = np.zeros(layout.bitmap_words(len(order)), np.uint64)
-        checked = [
-            run for run, (place, own) in enumerate(self.run_source) if postings[place].checked[own]
-        ]
-        layout.set_bits(self.run_checked, np.array(checked, np.uint32), True)
+        self.first_run[1:] = np.bincount(ordinals, minlength=len(numbers)).cumsum()
+        self.run_address: I64 = address
+        self.run_blocks: I64 = blocks
+        self.run_sum: U64 = sums
+        self.run_source: U32 = source
+        bits = np.zeros(64 * layout.bitmap_words(len(checked)), np.bool_)
+        bits[: len(checked)] = checked
+        self.run_checked: U64 = np.packbits(bits, bitorder="little").view(np.uint64)
 
     @property
     def listed(self) -> bool:
@@ -80,7 +112,7 @@ class TenantIndex:
         """Bytes of memory that this takes, maps included."""
         tables = (self.first_run, self.run_address, self.run_blocks, self.run_sum, self.run_source)
         directory = 0 if self.directory is None else self.directory.nbytes
-        return 1_024 + sum(table.nbytes for table in tables) + directory
+        return 2_560 + sum(table.nbytes for table in tables) + directory
 
     def fill(self, view: I64) -> None:
         """Write this part of a kernel view."""
@@ -99,19 +131,36 @@ class TenantIndex:
         for place in np.unique(checked[:, 0]).tolist():
             self._parts[place].checked[checked[checked[:, 0] == place, 1]] = True
 
-    def entries(self, block_bytes: int) -> tuple[I64, U32]:
-        """Posting ordinals and rows of all entries, copies and dead rows included."""
+    def list(self) -> U32:
+        """Rows of the posting that is a list; some may be there twice, if granted twice."""
+        runs = [self._checked_entries(place, run, 0) for place, run in self.run_source.tolist()]
+        return runs[0] if len(runs) == 1 else np.unique(np.concatenate([_NO_ROWS, *runs]))
+
+    def _checked_entries(self, place: int, run: int, block_bytes: int) -> U32:
+        """Rows of a run, its checksum looked at on its first use."""
+        part = self._parts[place]
+        if not part.checked[run]:
+            if not part.intact(run):
+                raise part.damage(run)
+            part.checked[run] = True
+        return part.entries(run, block_bytes)
+
+    def entries(self, block_bytes: int, extents: Collection[int] | None = None) -> tuple[I64, U32]:
+        """Posting ordinals and rows of all entries, copies and dead rows included.
+
+        Parameters
+        ----------
+        extents : collection of int, optional
+            Places of the extents that are looked at; all by default.
+        """
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         counts = np.diff(self.first_run)
         for ordinal, (place, run) in zip(
             np.repeat(np.arange(len(counts)), counts), self.run_source.tolist(), strict=True
         ):
-            part = self._parts[place]
-            if not part.checked[run]:
-                if not part.intact(run):
-                    raise part.damage(run)
-                part.checked[run] = True
-            own = part.entries(run, block_bytes)
+            if extents is not None and place not in extents:
+                continue
+            own = self._checked_entries(place, run, block_bytes)
             rows.append(own)
             ordinals.append(np.full(len(own), ordinal))
         return np.concatenate(ordinals), np.concatenate(rows)

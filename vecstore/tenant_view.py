@@ -74,7 +74,7 @@ class TenantView:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the view takes, the snapshot's not counted."""
-        return 2_048 + self.index.nbytes + sum(array.nbytes for array in self.arrays)
+        return 3_072 + self.index.nbytes + sum(array.nbytes for array in self.arrays)
 
     @cached_property
     def indexed(self) -> U32:
@@ -178,10 +178,12 @@ def make_view(
         view[v.LISTED] = v.ALL_ROWS
     else:
         places = log.places(number, snapshot.log_count)
-        fresh = np.concatenate([log.numbers[places], granted])
+        fresh = log.numbers[places]
         row_bytes = snapshot.identity.row_bytes
-        own = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
-        addresses = np.concatenate([own, snapshot.addresses(granted)])
+        addresses = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
+        if len(granted):
+            fresh = np.concatenate([fresh, granted])
+            addresses = np.concatenate([addresses, snapshot.addresses(granted)])
         view[v.FRESH_ADDRESSES] = addresses.ctypes.data
         view[v.LISTED] = v.NO_LIST if index.run_count() else 0
     view[v.FRESH_ROWS] = len(fresh)
@@ -194,7 +196,7 @@ def make_view(
     rows = record.rows + record.granted
     arrays = (fresh, addresses) if live is snapshot.live else (fresh, addresses, live)
     made = TenantView(snapshot, number, record, index, fresh, live, rows, view, arrays)
-    return made.listed if index.listed else made
+    return made.with_list(index.list()) if index.listed else made
 
 
 def rows_under(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vecstore import layout, membership
 from vecstore.clustering import Progress, silent
+from vecstore.compaction import Compactor
 from vecstore.config import (
     BULK_ROWS_MIN,
     CHUNK_ROWS,
@@ -83,6 +84,7 @@ class Writer:
         self._snapshot = writing.newest
         self._lock = writing.lock
         self._indexer = Indexer(writing)
+        self._compactor = Compactor(writing)
         self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
@@ -107,16 +109,20 @@ class Writer:
         try:
             if anew:
                 self._indexer.run(self._snapshot(), anew=anew, progress=progress)
-            self._flush_if_due(progress)
+            if self._flush_if_due(progress):
+                self._compactor.tend(progress)
             self._indexer.settle(progress)
             self.behind = ""
         except (DiskFullError, CorruptionError) as error:
             self.behind = str(error)
 
-    def _flush_if_due(self, progress: Progress) -> None:
+    def _flush_if_due(self, progress: Progress) -> bool:
+        """Bring the row log into the index when it is full; tell whether that was done."""
         snapshot = self._snapshot()
         if snapshot.log_count + snapshot.state.pending > self._log_rows_max(snapshot):
             self._indexer.run(snapshot, progress=progress)
+            return True
+        return False
 
     def _log_rows_max(self, snapshot: Snapshot) -> int:
         """Fresh rows that the row log may hold."""
@@ -227,6 +233,16 @@ class Writer:
                 f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
                 f"written."
             )
+
+    def compact(self, progress: Progress = silent) -> None:
+        """Bring fresh rows into the index and merge all extents, without what is dead."""
+        with self._lock:
+            snapshot = self._snapshot()
+            if snapshot.log_count or snapshot.state.pending:
+                self._indexer.run(snapshot, progress=progress)
+            self._compactor.compact(progress)
+            self._indexer.settle(progress)
+            self.behind = ""
 
     def delete(self, ids: Ids | None, where: Filter | None, tenant: str | None = None) -> int:
         """Delete rows by id, by filter, or those that both name. Returns rows removed."""

@@ -18,14 +18,21 @@ from vecstore.cli.stores import (
     JsonOption,
     StoreArgument,
     folder_bytes,
+    has_tenants,
     opened,
     pick_name,
 )
-from vecstore.errors import InvalidArgumentError, VecstoreError
+from vecstore.errors import (
+    CollectionMismatchError,
+    InvalidArgumentError,
+    TenantRequiredError,
+    VecstoreError,
+)
 
 if TYPE_CHECKING:
     from vecstore.collection import Collection
     from vecstore.loaders import Source
+    from vecstore.store import Store
 
 
 _NAME_IT = "The store has no collection. Name the new one with --collection."
@@ -98,6 +105,12 @@ def load(
         list[str] | None,
         typer.Option(metavar="NAME", help="Column, key or array for the metadata; repeatable."),
     ] = None,
+    tenant_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column, key or array: whose each row is.")
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All rows of the file are this tenant's.")
+    ] = None,
     first_id: Annotated[
         int | None,
         typer.Option(min=0, help="Number the rows from here, if the file has no ids."),
@@ -106,7 +119,12 @@ def load(
 ) -> None:
     """Load a file of vectors; rows whose id exists are replaced."""
     from vecstore.loaders import SourceFileError, open_source
+    from vecstore.tenancy import parse_tenant
 
+    if tenant is not None:
+        if tenant_column is not None:
+            raise InvalidArgumentError("Give one of --tenant and --tenant-column.")
+        parse_tenant(tenant)
     with progress_bars() as progress:
         source = open_source(
             file,
@@ -115,6 +133,7 @@ def load(
             id_column=ids_column,
             document_column=document_column,
             metadata_columns=metadata_column,
+            tenant_column=tenant_column,
             array_key=array,
             progress=progress,
         )
@@ -139,9 +158,12 @@ def load(
             if collection is None and not existing:
                 raise InvalidArgumentError(_NAME_IT)
             name = pick_name(target, store, collection)
-            docs = target.collection(name, **given)
+            owned = tenant is not None or tenant_column is not None
+            if name in existing:
+                _check_tenancy(target, name, owned)
+            docs = target.collection(name, tenants=owned, **given)
             try:
-                ids = _ids(docs, source, first_id)
+                ids = _ids(docs, source, first_id, tenant)
                 with _blaming(file):
                     docs.load(
                         source.vectors,
@@ -149,19 +171,21 @@ def load(
                         metadata=source.metadata,
                         documents=source.documents,
                         progress=progress,
+                        tenants=source.tenants if tenant is None else [tenant] * rows,
                     )
             except BaseException:
                 if name not in existing:
                     with contextlib.suppress(VecstoreError):
                         target.drop(name)
                 raise
-            rows_after = docs.count()
+            stats = docs.stats()
         seconds = time.perf_counter() - started
     report = {
         "store": store,
         "collection": name,
         "rows_loaded": rows,
-        "rows": rows_after,
+        "rows": stats["rows"],
+        "tenants": stats["tenants"] if owned else None,
         "dim": found_dim,
         "seconds": round(seconds, 3),
         "disk_bytes": folder_bytes(store),
@@ -169,23 +193,40 @@ def load(
     if json:
         emit_json(report)
         return
+    of_whom = f" of {stats['tenants']:,} tenant{'s' * (stats['tenants'] != 1)}" if owned else ""
     typer.echo(
         f"{rows:,} rows × {found_dim} loaded into {plain(name)!r} in {seconds:.1f} s "
-        f"({rows / seconds:,.0f} rows/s); it has {rows_after:,} rows, the store takes "
-        f"{size_text(folder_bytes(store))}."
+        f"({rows / seconds:,.0f} rows/s); it has {stats['rows']:,} rows{of_whom}, "
+        f"the store takes {size_text(folder_bytes(store))}."
     )
 
 
-def _ids(docs: Collection, source: Source, first_id: int | None) -> Any:
+def _check_tenancy(store: Store, name: str, owned: bool) -> None:
+    """Refuse rows without tenants where there are tenants, and the other way round."""
+    held = has_tenants(store, name)
+    if held and not owned:
+        raise TenantRequiredError(
+            f"Collection {name!r} has tenants. Say whose the rows are with --tenant or "
+            "--tenant-column."
+        )
+    if owned and not held:
+        raise CollectionMismatchError(
+            f"Collection {name!r} has no tenants. Leave --tenant and --tenant-column out, or name "
+            "a new collection with --collection."
+        )
+
+
+def _ids(docs: Collection, source: Source, first_id: int | None, tenant: str | None) -> Any:
     """Return the file's ids, or numbers that replace nothing by accident."""
     if source.ids is not None:
         if first_id is not None:
             raise InvalidArgumentError("The file has ids. Leave --first-id out.")
         return source.ids
-    held = docs.count()
+    held = docs.stats()["rows"] if tenant is None else docs.tenant(tenant).count()
     if held and first_id is None:
+        holder = "collection" if tenant is None else f"tenant {plain(tenant, 60)!r}"
         raise InvalidArgumentError(
-            f"The collection has {held:,} rows and the file has no ids, so that its rows would "
+            f"The {holder} has {held:,} rows and the file has no ids, so that its rows would "
             "replace those numbered from 0. Give --first-id (0 to replace), or --ids-column."
         )
     if not first_id:

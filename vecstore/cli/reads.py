@@ -15,16 +15,17 @@ from vecstore.cli.stores import (
     CollectionOption,
     JsonOption,
     StoreArgument,
+    TenantsOption,
     find_row,
     opened,
-    pick,
     pick_name,
+    rows_of,
     unknown_ids,
 )
 from vecstore.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from vecstore.collection import Collection
+    from vecstore.verbs import ReadVerbs
 
 DOCUMENT_WIDTH = 60
 
@@ -48,25 +49,35 @@ def query(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Recall to aim at; 1 is exact. 0.95 unless tuned."),
     ] = None,
+    tenant: TenantsOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="""Rows to look at, as '{"year": {"$gte": 2020}}'."""),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Find the nearest rows."""
     if sum(given is not None for given in (id, vector, vector_file)) != 1:
         raise InvalidArgumentError("Give one of --id, --vector and --vector-file.")
     parsed = None if vector is None else _parse_vector(vector)
+    condition = None if where is None else _parse_where(where)
     questions = [] if vector_file is None else _vectors_of(vector_file)
     with opened(store, "r") as source:
         name = pick_name(source, store, collection)
-        docs = source.collection(name)
+        docs = rows_of(source, name, tenant)
+        options = {"recall": recall, "where": condition}
         if id is not None:
-            answers = [_neighbours(docs, name, id, k, recall)]
+            found = find_row(docs, id)
+            if found is None:
+                raise unknown_ids(name, tenant, [id])
+            answers = [_neighbours(docs, found, k, options)]
         elif parsed is not None:
-            answers = [_ask(docs, 0, parsed, k, recall)]
+            answers = [_ask(docs, 0, parsed, k, options)]
         else:
-            answers = [_ask(docs, row, asked, k, recall) for row, asked in enumerate(questions)]
+            answers = [_ask(docs, row, asked, k, options) for row, asked in enumerate(questions)]
     if json:
-        report = {"store": store, "collection": name, "k": k, "recall": recall}
-        emit_json({**report, "queries": answers})
+        asked_of = {"store": store, "collection": name, "tenants": tenant}
+        emit_json({**asked_of, "k": k, **options, "queries": answers})
         return
     for answer in answers:
         title = f"query {plain(answer['query'], 40)} ({answer['latency_ms']:.2f} ms)"
@@ -78,6 +89,7 @@ def get(
     store: StoreArgument,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of rows.")],
     collection: CollectionOption = None,
+    tenant: TenantsOption = None,
     vectors: Annotated[bool, typer.Option("--vectors", help="With their vectors.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -85,19 +97,19 @@ def get(
     rows: list[dict[str, Any] | None] = []
     with opened(store, "r") as source:
         name = pick_name(source, store, collection)
-        docs = pick(source, store, name)
+        docs = rows_of(source, name, tenant)
         for text in ids:
             found = find_row(docs, text)
             rows.append(None if found is None else _row(found))
             if found is not None and vectors:
                 rows[-1] = {**_row(found), "vector": docs.vectors(found.id)}
     if json:
-        emit_json({"store": store, "collection": name, "rows": rows})
+        emit_json({"store": store, "collection": name, "tenants": tenant, "rows": rows})
     else:
         _print_rows(None, [row for row in rows if row is not None], distances=False)
     missing = [text for text, row in zip(ids, rows, strict=True) if row is None]
     if missing:
-        say_error(f"{unknown_ids(name, missing)}")
+        say_error(f"{unknown_ids(name, tenant, missing)}")
         raise typer.Exit(STATUS_FAULT)
 
 
@@ -112,29 +124,41 @@ def _parse_vector(text: str) -> Any:
         ) from error
 
 
+def _parse_where(text: str) -> Any:
+    import msgspec
+
+    remedy = """Write an object, as in '{"lang": "en", "year": {"$gte": 2020}}'."""
+    try:
+        condition = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidArgumentError(
+            f"--where {plain(text, 40)!r} is not JSON: {error}. {remedy}"
+        ) from error
+    if condition is None:  # which the library takes for no condition at all
+        raise InvalidArgumentError(f"--where is null, which is no condition. {remedy}")
+    return condition
+
+
 def _vectors_of(path: Path) -> Iterable[Any]:
     from vecstore.loaders import open_vectors
 
     return open_vectors(path)
 
 
-def _neighbours(
-    docs: Collection, name: str, text: str, k: int, recall: float | None
-) -> dict[str, Any]:
-    """Ask with a stored vector; the row itself is no answer."""
-    row = find_row(docs, text)
-    if row is None:
-        raise unknown_ids(name, [text])
-    answer = _ask(docs, row.id, docs.vectors(row.id), k + 1, recall)
-    answer["hits"] = [hit for hit in answer["hits"] if hit["id"] != row.id][:k]
+def _neighbours(docs: ReadVerbs, row: Any, k: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Ask with a stored vector; the row itself is no answer, its namesakes of other tenants are."""
+    answer = _ask(docs, row.id, docs.vectors(row.id), k + 1, options)
+    itself = (row.id, row.tenant)
+    others = [hit for hit in answer["hits"] if (hit["id"], hit.get("tenant")) != itself]
+    answer["hits"] = others[:k]
     return answer
 
 
 def _ask(
-    docs: Collection, label: int | str, vector: Any, k: int, recall: float | None
+    docs: ReadVerbs, label: int | str, vector: Any, k: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     started = time.perf_counter_ns()
-    hits = docs.query(vector, k=k, recall=recall, include=("metadata", "document"))
+    hits = docs.query(vector, k=k, include=("metadata", "document"), **options)
     latency_ms = (time.perf_counter_ns() - started) / 1e6
     return {"query": label, "latency_ms": round(latency_ms, 3), "hits": [_row(hit) for hit in hits]}
 
@@ -159,7 +183,11 @@ def _print_rows(title: str | None, rows: list[dict[str, Any]], *, distances: boo
     table.add_column("id")
     if distances:
         table.add_column("distance", justify="right")
-    extra = [key for key in ("metadata", "document", "vector") if any(key in row for row in rows)]
+    extra = [
+        key
+        for key in ("tenant", "metadata", "document", "vector")
+        if any(key in row for row in rows)
+    ]
     for key in extra:
         table.add_column(key)
     for row in rows:

@@ -11,16 +11,27 @@ import typer
 
 import vecstore
 from vecstore.cli.output import plain
-from vecstore.errors import CollectionNotFoundError, InvalidArgumentError, UnknownIdError
+from vecstore.errors import (
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    InvalidArgumentError,
+    TenantRequiredError,
+    UnknownIdError,
+)
 
 if TYPE_CHECKING:
     from vecstore.collection import Collection
     from vecstore.store import Store
+    from vecstore.verbs import ReadVerbs
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="The store's directory.")]
 CollectionOption = Annotated[
     str | None,
     typer.Option("--collection", "-c", metavar="NAME", help="Needed if there are several."),
+]
+TenantsOption = Annotated[
+    list[str] | None,
+    typer.Option("--tenant", metavar="NAME", help="Whose rows; repeat it to read several as one."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -53,7 +64,30 @@ def pick(store: Store, path: Path, name: str | None) -> Collection:
     return store.collection(pick_name(store, path, name))
 
 
-def find_row(collection: Collection, text: str) -> Any:
+def has_tenants(store: Store, name: str) -> bool:
+    """Tell whether an existing collection has tenants."""
+    try:
+        store.collection(name, tenants=True)
+    except CollectionMismatchError:
+        return False
+    return True
+
+
+def rows_of(store: Store, name: str, tenants: list[str] | None) -> ReadVerbs:
+    """Return the collection, or what these tenants see of it together."""
+    docs = store.collection(name)
+    if tenants:
+        view: ReadVerbs = docs.tenant(*tenants)
+        return view
+    if has_tenants(store, name):
+        raise TenantRequiredError(
+            f"Collection {name!r} has tenants. Name one with --tenant, or several, which are then "
+            "read as one."
+        )
+    return docs
+
+
+def find_row(docs: ReadVerbs, text: str) -> Any:
     """Return the row (a `Hit`) whose id was typed as `text`, or None.
 
     A collection's ids are all int or all str and only it knows which, so a text that reads as an
@@ -64,7 +98,7 @@ def find_row(collection: Collection, text: str) -> Any:
         ids.insert(0, int(text))
     for identity in ids:
         try:
-            row = collection.get(identity)
+            row = docs.get(identity)
         except InvalidArgumentError:
             continue
         if row is not None:
@@ -72,11 +106,15 @@ def find_row(collection: Collection, text: str) -> Any:
     return None
 
 
-def unknown_ids(collection: str, texts: list[str]) -> UnknownIdError:
-    """Make the error for ids that no row has."""
+def unknown_ids(collection: str, tenants: list[str] | None, texts: list[str]) -> UnknownIdError:
+    """Make the error for ids that no row has, or none that these tenants see."""
+    whose = f"collection {collection!r}"
+    if tenants:
+        named = ", ".join(repr(plain(name, 60)) for name in tenants)
+        whose = f"tenant{'s' * (len(tenants) > 1)} {named} of {whose}"
     listed = ", ".join(repr(plain(text, 60)) for text in texts[:5])
     more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
-    return UnknownIdError(f"No row of collection {collection!r} has the id {listed}{more}.")
+    return UnknownIdError(f"No row of {whose} has the id {listed}{more}.")
 
 
 def folder_bytes(path: Path) -> int:

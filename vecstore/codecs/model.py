@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vecstore.codecs.grid import grid_scale
 from vecstore.codecs.pq import train_parts
-from vecstore.config import BLOCK_ROWS
+from vecstore.config import BLOCK_ROWS, SQUARE_MAX
+from vecstore.errors import InvalidVectorError
 from vecstore.kernels import view as v
 from vecstore.kernels.decode import decode_run
 from vecstore.kernels.encode import encode_runs
@@ -46,6 +47,8 @@ class Model:
     codebook : float32 (parts, part dim, 256), optional
     matrix : float32 (parts * part dim, dim), optional
         Learned rotation.
+    error_scale : float
+        What error bounds of product quantisation are, in those of codes that are turned at random.
     """
 
     codec: Codec
@@ -54,6 +57,7 @@ class Model:
     signs: F32
     codebook: F32 | None = None
     matrix: F32 | None = None
+    error_scale: float = 1.0
 
     @property
     def dim(self) -> int:
@@ -82,6 +86,7 @@ class Model:
             view[v.PART_DIM] = codec.part_dim(dim)
             view[v.CODEBOOK] = self.codebook.ctypes.data
             view[v.MATRIX] = 0 if self.matrix is None else self.matrix.ctypes.data
+            view[v.ERROR_SCALE] = int(np.float32(self.error_scale).view(np.uint32))
 
     def view(self) -> I64:
         """Begin a kernel view with this model's part."""
@@ -139,6 +144,11 @@ class Model:
         -------
         estimates, errors : float32 (n, places)
             Places are 32 per block; empty ones have +inf.
+
+        Raises
+        ------
+        InvalidVectorError
+            A query holds NaN or infinity, is too long, or has no direction under cosine.
         """
         queries, centroids = _rows(queries), _rows(centroid)
         blocks = len(data) // self.codec.run_block_bytes(self.dim)
@@ -146,7 +156,7 @@ class Model:
         errors = np.empty_like(estimates)
         view = self.view()
         scratch = Scratch(view)
-        estimate_run(
+        refused = estimate_run(
             view,
             scratch.table,
             queries,
@@ -157,6 +167,8 @@ class Model:
             estimates,
             errors,
         )
+        if refused >= 0:
+            raise _refusal(queries[refused], int(refused))
         return estimates, errors
 
     def decode(self, data: U8, centroid: F32, count: int) -> F32:
@@ -171,6 +183,17 @@ class Model:
         out = np.empty((count, self.dim), np.float32)
         decode_run(self.view(), int(centroids.ctypes.data), int(data.ctypes.data), blocks, out)
         return out
+
+
+def _refusal(query: F32, number: int) -> InvalidVectorError:
+    """Error for a query that cannot be prepared."""
+    if np.square(query, dtype=np.float64).sum() <= SQUARE_MAX:
+        return InvalidVectorError(
+            f"Query {number} has length zero in float32; cosine distance needs a direction."
+        )
+    return InvalidVectorError(
+        f"Query {number} is not finite (NaN, infinity, or too long for float32)."
+    )
 
 
 def _rows(x: F32) -> F32:
@@ -201,5 +224,5 @@ def train_model(codec: Codec, metric: int, seed: int, centre: F32, residuals: F3
     signs = draw_signs(len(centre), seed)
     if not codec.parts:
         return Model(codec, metric, centre, signs)
-    codebook, matrix = train_parts(residuals, codec.parts, codec.turned, seed)
-    return Model(codec, metric, centre, signs, codebook, matrix)
+    parts = train_parts(residuals, codec.parts, codec.turned, seed)
+    return Model(codec, metric, centre, signs, *parts)

@@ -54,7 +54,7 @@ _INF = np.float32(np.inf)
 _NO_ROW = np.uint32(NO_ROW)
 _SLACK = np.float32(1e-4)
 _SLACK_LEAST = np.float32(1e-6)
-"""Rounding of a distance that is summed in another order."""
+"""Rounding of a distance that is summed in another order, relative to it and at least."""
 
 
 @kernel
@@ -82,7 +82,8 @@ def value_error(view, scratch, distance):
     """What the stored length of a row's rounding is to be multiplied with, at a distance.
 
     By Cauchy and Schwarz the rounding e moves a squared distance by at most
-    2 |q - o| |e| + |e|^2, a product by |q| |e|.
+    2 |q - o| |e| + |e|^2, a product by |q| |e|; what is stored for products covers the rounding
+    of their sums too.
     """
     metric = view[METRIC]
     if metric == IP:

@@ -10,7 +10,7 @@ Approximate Nearest Neighbor Search", SIGMOD 2024, sections 3.1 to 3.3, in the f
 which is unbiased, and off by at most ``|r| |q - c| e0 sqrt((|r|^2|x|^2/<r,x>^2 - 1)/(d - 1))``
 with high probability.  The form does not ask how x was found, so every coded posting uses it:
 signs, grids of 2 to 8 bits, product quantisation (whose residuals are not rotated at random, so
-that its bound is a rule and not a theorem).
+that its bound is scaled by a measured factor, see `vecstore.codecs.pq`).
 
 We depart in one point: query coordinates are rounded to two's complement of 5 or 8 bits, not at
 random to 4 unsigned ones, which spares the popcount of the code itself.
@@ -28,7 +28,7 @@ EPSILON = np.float32(1.9)
 """Width of the error bound in standard deviations (RaBitQ, section 3.2.2)."""
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
-_COSINE_MIN = np.float32(0.05)
+COSINE_MIN = np.float32(0.05)
 """A code that points away from its residual says nothing and is not scaled up."""
 
 
@@ -57,7 +57,7 @@ def factors(metric, prepared, centroid, dim, square, dot, cross, norm, width):
     f_err = _ZERO
     if square > _ZERO:
         spread = np.float32(1.0)
-        if dot > _COSINE_MIN * np.sqrt(square) * np.sqrt(norm):
+        if dot > COSINE_MIN * np.sqrt(square) * np.sqrt(norm):
             ratio = square / dot
             spread = max(_ZERO, ratio * norm / dot - np.float32(1.0))
             f_add = ratio * cross

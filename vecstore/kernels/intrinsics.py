@@ -78,6 +78,16 @@ def lowest_bit(typingctx: Any, mask: Any) -> Any:
 
 
 @intrinsic
+def popcount(typingctx: Any, word: Any) -> Any:
+    """Set bits of a 64-bit word."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
 def float_bits(typingctx: Any, value: Any) -> Any:
     """Bits of a float32; for values >= 0 their integer order is the order of the values."""
 

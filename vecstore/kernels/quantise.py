@@ -6,6 +6,7 @@ import numpy as np
 
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.distance import inner_product
 from vecstore.kernels.factors import factors
 from vecstore.kernels.intrinsics import (
     bits_float,
@@ -27,9 +28,11 @@ from vecstore.kernels.view import (
     CODEBOOK,
     CODEC,
     DIM,
+    ERROR_SCALE,
     FLOAT32,
     GRID_SCALE,
     INT8,
+    IP,
     L2,
     METRIC,
     PADDED,
@@ -42,6 +45,9 @@ _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _HALF_MAX = np.float32(65504.0)
 _NUDGE = np.float32(1e-5)
+_SUM_ERROR = np.float32(2e-5)
+"""Rounding of a product that is summed in another order, in the product of the lengths: what is
+left when terms cancel says nothing of it."""
 
 
 @kernel
@@ -200,9 +206,12 @@ def encode_parts(view, prepared, parted, centroid, centroid_parted, room, block,
             norm += x * x
         store_u8(block, part * BLOCK_ROWS + place, np.uint8(best))
     width = view[PARTS] * part_dim
-    three = factors(view[METRIC], prepared, centroid, view[DIM], square, dot, cross, norm, width)
+    f_add, f_rs, f_err = factors(
+        view[METRIC], prepared, centroid, view[DIM], square, dot, cross, norm, width
+    )
+    f_err *= bits_float(np.uint32(view[ERROR_SCALE]))
     at = block + view[BLOCK_BYTES] - 16 * BLOCK_ROWS + 4 * place
-    store_factors(at, BLOCK_ROWS, three)
+    store_factors(at, BLOCK_ROWS, (f_add, f_rs, f_err))
 
 
 @kernel
@@ -221,12 +230,19 @@ def to_half(value):
 
 @kernel
 def encode_values(view, prepared, block, place):
-    """Write a row's values into its place of a block, with twice the length of what they lost."""
+    """Write a row's values into its place of a block, with what bounds the error of its distances.
+
+    That is the length of what the values lost, twice that under l2; an inner product has the
+    rounding of its sum besides.
+    """
     dim = view[DIM]
+    summed = _ZERO
+    if view[METRIC] == IP:
+        summed = _SUM_ERROR * np.sqrt(inner_product(prepared, prepared, dim))
     if view[CODEC] == FLOAT32:
         for i in range(dim):
             store_f32(block, i * BLOCK_ROWS + place, load_f32(prepared, i))
-        store_f32(block, dim * BLOCK_ROWS + place, _ZERO)
+        store_f32(block, dim * BLOCK_ROWS + place, summed)
         return
     lost = _ZERO
     for i in range(dim):
@@ -236,4 +252,4 @@ def encode_values(view, prepared, block, place):
         lost += apart * apart
         store_u16(block, i * BLOCK_ROWS + place, bits)
     kappa = np.float32(2.0) if view[METRIC] == L2 else _ONE
-    store_f32(block + 2 * dim * BLOCK_ROWS, place, kappa * np.sqrt(lost))
+    store_f32(block + 2 * dim * BLOCK_ROWS, place, kappa * np.sqrt(lost) + summed)

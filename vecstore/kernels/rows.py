@@ -7,6 +7,7 @@ import numpy as np
 from vecstore.config import BLOCK_ROWS, CHUNK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.checksum import xxh3
+from vecstore.kernels.chunks import chunk_field, place_in_chunk
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.intrinsics import load_f32, load_i64, load_u32, load_u64, prefetch, store_u64
 from vecstore.kernels.topk import offer
@@ -14,6 +15,8 @@ from vecstore.kernels.view import (
     ALL_ROWS,
     BLOCK_BYTES,
     CHUNK_ADDRESS,
+    CHUNK_CHECKED,
+    CHUNK_START,
     CHUNK_SUMS,
     CHUNKS,
     COUNT_RERANKED,
@@ -30,7 +33,6 @@ from vecstore.kernels.view import (
     LIVE,
     LOWER,
     METRIC,
-    PAGE_CHECKED,
     PAGE_TAG,
     QUERY,
     RAW_FORM,
@@ -93,11 +95,10 @@ def run_intact(view, scratch, counters, run):
 @kernel
 def raw_address(view, row):
     """Address of a raw row in an extent, or 0 when it stands in the row log."""
-    chunk = row // CHUNK_ROWS
-    base = load_i64(view[CHUNK_ADDRESS], chunk)
+    base = chunk_field(view, row // CHUNK_ROWS, CHUNK_ADDRESS)
     if base == 0:
         return base
-    return base + (row - chunk * CHUNK_ROWS) * view[ROW_BYTES]
+    return base + place_in_chunk(view, row) * view[ROW_BYTES]
 
 
 @kernel
@@ -113,17 +114,18 @@ def row_intact(view, scratch, counters, row):
     """Hold the pages of a raw row in an extent against their checksums on their first use."""
     stride = view[ROW_BYTES]
     chunk = row // CHUNK_ROWS
-    start = (row - chunk * CHUNK_ROWS) * stride
-    base = chunk * (CHUNK_ROWS * stride // _PAGE_BYTES)
+    at = chunk_field(view, chunk, CHUNK_START)
+    rows = chunk_field(view, chunk, CHUNK_ADDRESS) - at
+    checked = chunk_field(view, chunk, CHUNK_CHECKED)
+    start = at + place_in_chunk(view, row) * stride
     intact = True
     for page in range(start // _PAGE_BYTES, (start + stride - 1) // _PAGE_BYTES + 1):
-        if not _is_set(view[PAGE_CHECKED], base + page):
-            address = load_i64(view[CHUNK_ADDRESS], chunk) + page * _PAGE_BYTES
-            expected = load_u64(load_i64(view[CHUNK_SUMS], chunk), page)
-            if xxh3(address, _PAGE_BYTES, scratch[HASH]) == expected:
-                _set(view[PAGE_CHECKED], base + page)
+        if not _is_set(checked, page):
+            expected = load_u64(chunk_field(view, chunk, CHUNK_SUMS), page)
+            if xxh3(rows + page * _PAGE_BYTES, _PAGE_BYTES, scratch[HASH]) == expected:
+                _set(checked, page)
             else:
-                counters[DAMAGED] = base + page + PAGE_TAG + 1
+                counters[DAMAGED] = row + PAGE_TAG + 1
                 intact = False
     return intact
 
@@ -208,7 +210,7 @@ def scan_exactly(view, scratch, counters, rows, distances, count):
                 count = _scan_row(view, scratch, counters, own, rows, distances, count)
         return count
     for chunk in range(view[CHUNKS]):
-        if load_i64(view[CHUNK_ADDRESS], chunk) != 0:
+        if chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
             for row in range(chunk * CHUNK_ROWS, (chunk + 1) * CHUNK_ROWS):
                 count = _scan_row(view, scratch, counters, row, rows, distances, count)
     return count

@@ -6,6 +6,7 @@ import numpy as np
 
 from vecstore.config import CHUNK_ROWS
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.chunks import chunk_field, place_in_chunk
 from vecstore.kernels.intrinsics import (
     bits_float,
     float_bits,
@@ -29,9 +30,9 @@ def insertion_order(view, row):
     """Place of a row in the order of insertion (bulk loads number rows by posting)."""
     chunk = row // CHUNK_ROWS
     if chunk < view[CHUNKS]:
-        order = load_i64(view[CHUNK_ORDER], chunk)
+        order = chunk_field(view, chunk, CHUNK_ORDER)
         if order != 0:
-            return np.int64(load_u32(order, row - chunk * CHUNK_ROWS))
+            return np.int64(load_u32(order, place_in_chunk(view, row)))
     return row
 
 

@@ -29,29 +29,27 @@ RUN_BLOCKS: Final = 15  # i64 (runs,)
 RUN_SUM: Final = 16  # u64 (runs,): xxh3
 RUN_CHECKED: Final = 17  # u64 bitmap over runs, set on the first use
 CHUNKS: Final = 18
-CHUNK_ADDRESS: Final = 19  # i64 (chunks,): raw rows; 0 = none
-CHUNK_ORDER: Final = 20  # i64 (chunks,): u32 places in order of insertion; 0 = row number
-CHUNK_SUMS: Final = 21  # i64 (chunks,): u64 xxh3 of each page of raw rows
-PAGE_CHECKED: Final = 22  # u64 bitmap over pages of raw rows, set on the first use
-LIVE: Final = 23  # u64 bitmap over rows that may be found
-FRESH_ROWS: Final = 24  # rows that stand in no posting yet
-FRESH_NUMBERS: Final = 25  # u32 (fresh rows,)
-FRESH_VECTORS: Final = 26  # u8 (fresh rows, row bytes), where FRESH_ADDRESSES is 0
-BITS: Final = 27  # of a code, per dimension
-STEPS: Final = 28  # rounds of the block kernel's inner loop
-EXTRA_BYTES: Final = 29  # of a row, behind the blocks of its run
-GRID_SCALE: Final = 30  # bits of the float32 by which residuals of length one are quantised
-GRID_ERROR: Final = 31  # bits of the float32 relative error of its codes
-PARTS: Final = 32  # parts of a vector that have a codebook each
-PART_DIM: Final = 33
-CODEBOOK: Final = 34  # f32 (parts, part dim, 256)
-MATRIX: Final = 35  # f32 (parts * part dim, dim), learned rotation; 0 = none
-RAW_FORM: Final = 36  # of raw rows, in extents and in the log
-ROW_BYTES: Final = 37  # from one raw row to the next
-FRESH_ADDRESSES: Final = 38  # i64 (fresh rows,), when they do not stand one after the other
-LISTED: Final = 39  # rows of an exact scan, or ALL_ROWS, or NO_LIST
-LISTED_ROWS: Final = 40  # u32 (listed,), ascending
-VIEW_FIELDS: Final = 41
+CHUNK_TABLE: Final = 19  # i64 (chunks, CHUNK_FIELDS)
+LIVE: Final = 20  # u64 bitmap over rows that may be found
+FRESH_ROWS: Final = 21  # rows that stand in no posting yet
+FRESH_NUMBERS: Final = 22  # u32 (fresh rows,)
+FRESH_VECTORS: Final = 23  # u8 (fresh rows, row bytes), where FRESH_ADDRESSES is 0
+BITS: Final = 24  # of a code, per dimension
+STEPS: Final = 25  # rounds of the block kernel's inner loop
+EXTRA_BYTES: Final = 26  # of a row, behind the blocks of its run
+GRID_SCALE: Final = 27  # bits of the float32 by which residuals of length one are quantised
+GRID_ERROR: Final = 28  # bits of the float32 relative error of its codes
+PARTS: Final = 29  # parts of a vector that have a codebook each
+PART_DIM: Final = 30
+CODEBOOK: Final = 31  # f32 (parts, part dim, 256)
+MATRIX: Final = 32  # f32 (parts * part dim, dim), learned rotation; 0 = none
+RAW_FORM: Final = 33  # of raw rows, in extents and in the log
+ROW_BYTES: Final = 34  # from one raw row to the next
+FRESH_ADDRESSES: Final = 35  # i64 (fresh rows,), when they do not stand one after the other
+LISTED: Final = 36  # rows of an exact scan, or ALL_ROWS, or NO_LIST
+LISTED_ROWS: Final = 37  # u32 (listed,), ascending
+ERROR_SCALE: Final = 38  # bits of the float32 that product-quantised rows' bounds are scaled by
+VIEW_FIELDS: Final = 39
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -88,7 +86,7 @@ SURVIVORS_MAX: Final = 512
 UPPERS_MAX: Final = 256
 BINS: Final = 512
 PAGE_TAG: Final = 1 << 62
-"""Added to the number of a page of raw rows where a damaged thing is named."""
+"""Added to the number of a raw row where a damaged thing is named."""
 
 # --- effort: how much is read, float64 each -------------------------------------------------
 PROBES: Final = 0
@@ -100,13 +98,22 @@ PAGES_PROBED: Final = 3
 COUNT_POSTINGS: Final = 0
 COUNT_ROWS: Final = 1
 COUNT_RERANKED: Final = 2
-DAMAGED: Final = 3  # 1 + run, or 1 + page + PAGE_TAG, whose checksum does not hold
+DAMAGED: Final = 3  # 1 + run, or 1 + PAGE_TAG + a row on the page, whose checksum does not hold
 COUNT_REFINED: Final = 4
 UNLISTED: Final = 5  # queries that need an exact scan over a list that is not there
 COUNTERS: Final = 6
 
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF
+
+# --- a chunk of raw rows, i64 each ----------------------------------------------------------
+CHUNK_ADDRESS: Final = 0  # of its first row; 0 = no row has a place in extents
+CHUNK_START: Final = 1  # bytes from the extent's first row to there
+CHUNK_SUMS: Final = 2  # u64, xxh3 of each page of the extent's rows
+CHUNK_CHECKED: Final = 3  # u64 bitmap over these pages, set on the first use
+CHUNK_ORDER: Final = 4  # u32, places in order of insertion from the first row on; 0 = row number
+CHUNK_PLACES: Final = 5  # PLACES_DTYPE; 0 = all rows of the chunk have a place
+CHUNK_FIELDS: Final = 6
 
 # --- lists of an exact scan ------------------------------------------------------------------
 ALL_ROWS: Final = -1  # all that have a place in extents

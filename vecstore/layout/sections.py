@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from vecstore.config import CHUNK_ROWS
 from vecstore.layout.base import PAGE
 
 
@@ -30,12 +31,14 @@ class Section(IntEnum):
     BLOCKS = 6  # code blocks and lists; checked by the sums in RUNS
     RUNS = 7  # RUN_DTYPE, sorted by tenant and posting
     SIGNS = 8  # f32 (rounds, padded dim), of the rotation
-    CODEBOOK = 9  # f32 (parts, part dim, 256), of product quantisation
+    CODEBOOK = 9  # f32 (parts, part dim, 256), then the scale of error bounds
     MATRIX = 10  # f32 (parts * part dim, dim), its learned rotation
     TENANTS = 11  # TENANT_DTYPE, one per directory, sorted by tenant
     DIRECTORIES = 12  # one after the other; checked by the sums in TENANTS
     ATTRIBUTES = 13  # columns of tenants; checked by the sums in ATTRIBUTE_TENANTS
     ATTRIBUTE_TENANTS = 14  # attributes.TENANT_DTYPE, sorted by tenant
+    OWNERS = 15  # u32, tenant of each row; absent in a collection without tenants
+    PLACES = 16  # PLACES_DTYPE, one per chunk; absent when every row of the range has a place
 
 
 SECTIONS_MAX: Final = 16
@@ -104,3 +107,13 @@ assert TENANT_DTYPE.itemsize == 40
 
 PAGE_DTYPE: Final = np.dtype([("offset", "<u8"), ("blocks", "<u4"), ("rows", "<u4")])
 assert PAGE_DTYPE.itemsize == 16
+
+PLACES_DTYPE: Final = np.dtype(
+    [
+        ("bits", "<u8", (CHUNK_ROWS // 64,)),  # rows of the chunk that have a place
+        ("ranks", "<u4", (CHUNK_ROWS // 64,)),  # of them, those before each word
+        ("start", "<u4"),  # place of the first of them
+        ("pad", "<u4"),
+    ]
+)
+assert PLACES_DTYPE.itemsize == 200

@@ -68,6 +68,7 @@ def open_source(
     id_column: str | None = None,
     document_column: str | None = None,
     metadata_columns: Sequence[str] | None = None,
+    tenant_column: str | None = None,
     array_key: str | None = None,
     progress: Progress | None = None,
 ) -> Source:
@@ -89,6 +90,11 @@ def open_source(
     metadata_columns
         Columns or keys that together make a row's metadata. Without it the column or key
         "metadata" is taken if it is there: an object (a struct or JSON text in parquet).
+    tenant_column
+        Column or key with each row's tenant, a string, or with those who share it, a list of
+        strings with the owner first; for npz and hdf5 the name of an array of strings. Every row
+        needs one. Numbers are refused; convert them to strings. Never taken unasked, and not
+        taken into the metadata unless `metadata_columns` names it as well.
     array_key
         Name of the array in npz, path of the dataset in hdf5. Without it the only
         two-dimensional array of numbers is taken, or the one with a usual name ("vectors",
@@ -99,8 +105,8 @@ def open_source(
     Returns
     -------
     Source
-        `vectors` (n, d) in the file's own number type, n and d at least 1; `ids`, `metadata`
-        and `documents` of length n, or None if the file has none.
+        `vectors` (n, d) in the file's own number type, n and d at least 1; `ids`, `metadata`,
+        `documents` and `tenants` of length n, or None if the file has none.
 
     Raises
     ------
@@ -118,6 +124,7 @@ def open_source(
         id=id_column,
         document=document_column,
         metadata=None if metadata_columns is None else tuple(metadata_columns),
+        tenant=tenant_column,
         array=array_key,
     )
     name = os.fspath(path)
@@ -176,7 +183,7 @@ def _format_of(file: Path) -> str:
 def _reader(format: str, columns: Columns) -> Callable[[Path, Columns, Progress], Source]:
     """Return the format's reader; refuse options that the format has no use for."""
     if format in ("npy", "fvecs", "bvecs"):
-        columns.refuse(format, "vector", "id", "document", "metadata", "array")
+        columns.refuse(format, "vector", "id", "document", "metadata", "tenant", "array")
     elif format in ("parquet", "jsonl"):
         columns.refuse(format, "array")
     elif columns.array is not None and columns.vector is not None:

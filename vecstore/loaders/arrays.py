@@ -18,6 +18,7 @@ from vecstore.loaders.common import (
     check_shape,
     show_some,
 )
+from vecstore.loaders.tenants import TenantCheck
 
 
 def assemble(
@@ -28,7 +29,7 @@ def assemble(
     read: Callable[[str], NDArray[Any]],
 ) -> Source:
     """Read the vectors and whatever else was asked for; all must have one length."""
-    for key in (columns.id, columns.document, *(columns.metadata or ())):
+    for key in (columns.id, columns.document, columns.tenant, *(columns.metadata or ())):
         if key is not None and key not in available:
             raise SourceFileError(f"{name}: has no {key!r}. It has: {show_some(available)}.")
     vectors = read(chosen)
@@ -51,7 +52,10 @@ def assemble(
     documents = None
     if columns.document is not None:
         documents = _texts(name, columns.document, aligned(columns.document))
-    return Source(vectors, ids, metadata, documents)
+    tenants = None
+    if columns.tenant is not None:
+        tenants = _tenants(name, columns.tenant, aligned(columns.tenant))
+    return Source(vectors, ids, metadata, documents, tenants)
 
 
 def _ids(name: str, key: str, column: NDArray[Any]) -> Any:
@@ -63,6 +67,22 @@ def _ids(name: str, key: str, column: NDArray[Any]) -> Any:
         f"{name}: array {key!r} has shape {column.shape} and dtype {column.dtype}; ids are one "
         "integer or one string a row. Choose another array."
     )
+
+
+def _tenants(name: str, key: str, column: NDArray[Any]) -> list[str | list[str]]:
+    if column.ndim != 1 or column.dtype.kind not in "USO":
+        raise SourceFileError(
+            f"{name}: array {key!r} has shape {column.shape} and dtype {column.dtype}; tenants are "
+            "one string a row. Choose another array, or convert it with astype(str)."
+        )
+    check = TenantCheck()
+    tenants: list[str | list[str]] = []
+    for row, value in enumerate(_plain(name, key, column).tolist()):
+        try:
+            tenants.append(check(value))
+        except TypeError as error:
+            raise SourceFileError(f"{name}: array {key!r}, row {row}: {error}.") from error
+    return tenants
 
 
 def _texts(name: str, key: str, column: NDArray[Any]) -> list[str]:

@@ -39,6 +39,7 @@ _OPTIONS = {
     "id": "id_column (--ids-column)",
     "document": "document_column (--document-column)",
     "metadata": "metadata_columns (--metadata-column)",
+    "tenant": "tenant_column (--tenant-column)",
     "array": "array_key (--array)",
 }
 
@@ -53,7 +54,7 @@ class MissingPackageError(InvalidArgumentError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Vectors of a file, with the ids, metadata and documents that came with them.
+    """Vectors of a file, with the ids, metadata, documents and tenants that came with them.
 
     Attributes
     ----------
@@ -65,12 +66,15 @@ class Source:
         n dicts or Nones, or None; read from disk row by row.
     documents
         n strings or Nones, or None; read from disk row by row.
+    tenants
+        For each row a name, or a list of names with the owner first; None unless asked for.
     """
 
     vectors: NDArray[Any]
     ids: Sequence[str] | NDArray[np.int64] | None = None
     metadata: Sequence[dict[str, Any] | None] | None = None
     documents: Sequence[str | None] | None = None
+    tenants: Sequence[str | list[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Columns:
     id: str | None = None
     document: str | None = None
     metadata: tuple[str, ...] | None = None
+    tenant: str | None = None
     array: str | None = None
 
     def refuse(self, format: str, *options: str) -> None:
@@ -282,7 +287,7 @@ class ColumnRows(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         at = range(len(self))[index]
-        row = {key: column[at].tolist() for key, column in self._columns.items()}
+        row = {key: column[at : at + 1].tolist()[0] for key, column in self._columns.items()}
         return {key: None if _is_nan(value) else value for key, value in row.items()}
 
 

@@ -45,12 +45,13 @@ def open_hdf5(path: Path, columns: Columns, progress: Progress) -> Source:
             def read(key: str) -> NDArray[Any]:
                 if key == chosen:
                     return _vectors(path, file, found[key], key, progress)
-                return _column(h5py, found[key])
+                return _column(name, h5py, found[key], key)
 
             wanted = Columns(
                 id=_bare(columns.id),
                 document=_bare(columns.document),
                 metadata=columns.metadata and tuple(f"{_bare(key)}" for key in columns.metadata),
+                tenant=_bare(columns.tenant),
             )
             return assemble(name, chosen, wanted, list(found), read)
     except VecstoreError:
@@ -103,7 +104,13 @@ def _vectors(path: Path, file: Any, data: Any, key: str, progress: Progress) -> 
     return spool.finish()
 
 
-def _column(h5py: Any, data: Any) -> NDArray[Any]:
+def _column(name: str, h5py: Any, data: Any, key: str) -> NDArray[Any]:
     if h5py.check_string_dtype(data.dtype) is not None:
-        return np.asarray(data.asstr()[()], object)
+        try:
+            # What is declared as ASCII, as numpy's bytes are, may well be UTF-8.
+            return np.asarray(data.asstr("utf-8")[()], object)
+        except UnicodeDecodeError as error:
+            raise SourceFileError(
+                f"{name}: array {key!r} holds bytes that are not UTF-8 ({error}). Convert it."
+            ) from error
     return np.asarray(data[()])

@@ -1,8 +1,8 @@
 """JSON lines, plain or gzipped: one object a line, read as a stream.
 
 {"id": ..., "vector": [...], "metadata": {...}, "document": "..."}; other keys are left out
-unless asked for. Vectors, metadata and documents go to temporary files, so that memory holds
-one block of lines and the ids.
+unless asked for. Vectors, metadata, documents and tenants go to temporary files, so that memory
+holds one block of lines and the ids.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,6 +29,7 @@ from vecstore.loaders.common import (
     narrow,
     show_some,
 )
+from vecstore.loaders.tenants import TenantSpool
 
 BLOCK_LINES = 4096
 LINE_BYTES_MAX = 64 << 20
@@ -88,6 +90,7 @@ class _Reader:
         self._id_kind: type | None = None
         self._metadata = RecordSpool(name)
         self._documents = RecordSpool(name)
+        self._tenants = None if columns.tenant is None else TenantSpool(name)
         self._first = 0
 
     def take(self, number: int, line: bytes) -> None:
@@ -111,6 +114,11 @@ class _Reader:
             self._flush()
         self._take_id(number, record.id)
         self._documents.append(record.document)
+        if self._tenants is not None:
+            try:
+                self._tenants.append(record.tenant)
+            except TypeError as error:
+                raise self._at(number, f"key {self._columns.tenant!r}: {error}.") from error
         if self._columns.metadata is None:
             self._metadata.append(record.metadata)
         else:
@@ -129,6 +137,7 @@ class _Reader:
             as_ids(self._ids) if self._id_kind else None,
             self._metadata.finish(),
             self._documents.finish(),
+            None if self._tenants is None else self._tenants.finish(),
         )
 
     def _begin(self, number: int, vector: list[float]) -> None:
@@ -173,13 +182,14 @@ class _Reader:
             return self._at(
                 number, 'not a JSON object. Write one a line: {"id": ..., "vector": [...]}.'
             )
-        for key in filter(None, (self._vector_key, self._columns.id, self._columns.document)):
+        columns = self._columns
+        for key in filter(None, (self._vector_key, columns.id, columns.document, columns.tenant)):
             if key not in loose:
                 return self._at(
                     number,
                     f"no {key!r}; its keys are {show_some(loose)}. Name another with "
-                    "vector_column (--vector-column), id_column (--ids-column) or "
-                    "document_column (--document-column).",
+                    "vector_column (--vector-column), id_column (--ids-column), "
+                    "document_column (--document-column) or tenant_column (--tenant-column).",
                 )
         return self._at(number, f"{error}. Expected {self._expected()}.")
 
@@ -198,23 +208,31 @@ def _id_kind(kind: type | None) -> str:
 
 
 def _decoder(columns: Columns, vector_key: str) -> Any:
-    """Make a decoder for exactly the keys that are wanted."""
+    """Make a decoder for exactly the keys that are wanted; one wanted twice is read once."""
     unset, text = msgspec.UnsetType, str | None
-    rename = {"vector": vector_key, "id": columns.id or "id"}
-    rename["document"] = columns.document or "document"
-    fields: list[Any] = [("vector", list[float])]
+    # Attribute, key, type, and the default of what may be missing; what must be there comes first.
+    wanted: list[tuple[Any, ...]] = [("vector", vector_key, list[float])]
     if columns.id is not None:
-        fields.append(("id", int | str))
+        wanted.append(("id", columns.id, int | str))
     if columns.document is not None:
-        fields.append(("document", text))
+        wanted.append(("document", columns.document, text))
+    if columns.tenant is not None:
+        wanted.append(("tenant", columns.tenant, Any))
     if columns.id is None:
-        fields.append(("id", int | str | unset, msgspec.UNSET))
+        wanted.append(("id", "id", int | str | unset, msgspec.UNSET))
     if columns.document is None:
-        fields.append(("document", text, None))
+        wanted.append(("document", "document", text, None))
     if columns.metadata is None:
-        fields.append(("metadata", dict[str, Any] | None, None))
+        wanted.append(("metadata", "metadata", dict[str, Any] | None, None))
     for i, key in enumerate(columns.metadata or ()):
-        fields.append((f"m{i}", Any, msgspec.UNSET))
-        rename[f"m{i}"] = key
-    record = msgspec.defstruct("Record", fields, rename=rename)
+        wanted.append((f"m{i}", key, Any, msgspec.UNSET))
+    fields: dict[str, tuple[Any, ...]] = {}
+    same: dict[str, Any] = {}
+    for attribute, key, *kind in wanted:
+        if key in fields:
+            same[attribute] = property(attrgetter(fields[key][0]))
+        else:
+            fields[key] = (attribute, *kind)
+    rename = {attribute: key for key, (attribute, *_) in fields.items()}
+    record = msgspec.defstruct("Record", fields.values(), namespace=same, rename=rename)
     return msgspec.json.Decoder(record).decode

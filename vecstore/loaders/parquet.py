@@ -25,6 +25,7 @@ from vecstore.loaders.common import (
     need,
     show_some,
 )
+from vecstore.loaders.tenants import TenantSpool
 
 
 def open_parquet(path: Path, columns: Columns, progress: Progress) -> Source:
@@ -65,9 +66,13 @@ class _Reader:
         self._fields = columns.metadata or ()
         for key in self._fields:
             self._wanted(key, key, schema)
+        self._tenant = columns.tenant
+        if self._tenant is not None:
+            self._wanted(self._tenant, self._tenant, schema)
         self._ids: list[Any] = []
         self._metadata = RecordSpool(name)
         self._documents = RecordSpool(name)
+        self._tenants = None if self._tenant is None else TenantSpool(name)
         self._spool: VectorSpool | None = None
 
     def read(self, progress: Progress) -> Source:
@@ -75,7 +80,7 @@ class _Reader:
         total, done = self._file.metadata.num_rows, 0
         if total == 0:
             raise SourceFileError(f"{self._name}: has no rows: it holds no vectors.")
-        wanted = [self._vector, self._id, self._document, self._whole, *self._fields]
+        wanted = [self._vector, self._id, self._document, self._tenant, self._whole, *self._fields]
         names = list(dict.fromkeys(name for name in wanted if name is not None))
         for batch in self._file.iter_batches(self._batch_rows(total), columns=names):
             self._take_vectors(batch.column(self._vector), done)
@@ -88,6 +93,7 @@ class _Reader:
             None if self._id is None else as_ids(self._ids),
             self._metadata.finish(),
             self._documents.finish(),
+            None if self._tenants is None else self._tenants.finish(),
         )
 
     def _batch_rows(self, total: int) -> int:
@@ -166,6 +172,9 @@ class _Reader:
             self._each(column, start, self._id, self._take_id)
         if self._document is not None:
             self._each(batch.column(self._document), start, self._document, self._take_document)
+        if self._tenants is not None:
+            assert self._tenant is not None
+            self._each(batch.column(self._tenant), start, self._tenant, self._tenants.append)
         if self._whole is not None:
             self._each(batch.column(self._whole), start, self._whole, self._take_metadata)
         if self._fields:

@@ -1,0 +1,282 @@
+"""Merging extents and giving space back.
+
+Flushes leave small extents, deletes and replaced rows leave dead bytes.  Extents of about one
+size are merged when there are `TIER_EXTENTS` of them, so a row is written again a logarithmic
+number of times; when a share of all rows is dead, postings are written anew without them and raw
+extents that are mostly dead with what is left.  Postings, centroids and row numbers stay: only
+where things stand changes, in one commit each.
+
+Invariants
+----------
+* What can be found before a merge can be found after it, at the same distances.
+* A merged extent is retired, and its file removed once no reader is older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import layout
+from vecstore.attributes import Attributes
+from vecstore.build import Builder, Built
+from vecstore.clustering import Progress, worker_pool
+from vecstore.codecs import Model, train_model
+from vecstore.config import EXTENT_BYTES_MAX
+from vecstore.directory import Leaves
+from vecstore.division import Assignment
+from vecstore.extents import Extent
+from vecstore.facts import Edit, put_store, read_store
+from vecstore.layout import Kind
+from vecstore.postings import PostingRuns
+from vecstore.publish import ExtentNumbers, abandon
+from vecstore.rawrows import RawRows
+from vecstore.reclaim import remove_retired
+from vecstore.snapshot import Snapshot
+from vecstore.tenant_view import TenantView
+from vecstore.writing import Writing
+
+T = TypeVar("T", PostingRuns, RawRows, Attributes)
+U32 = NDArray[np.uint32]
+TIER_EXTENTS = 4
+TIER_BYTES = 1 << 20
+"""Extents up to this size are of the lowest tier; each further one holds those up to
+`TIER_EXTENTS` times as large."""
+DEAD_SHARE = 0.25
+"""Share of stored rows that may be dead."""
+
+
+class Compactor:
+    """Merges the extents of one collection; the write lock must be held."""
+
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._identity = writing.identity
+
+    def tend(self, progress: Progress) -> None:
+        """Merge what is due."""
+        snapshot = self._writing.newest()
+        extents = snapshot.extents
+        stored = sum(own.stored for own in extents.raws)
+        live = stored - _dead(snapshot)
+        worn = stored - live > DEAD_SHARE * stored
+        postings = extents.postings if worn else _due(extents.postings)
+        if postings or worn:
+            self._postings(snapshot, postings, progress)
+        attributes = extents.attributes if worn else _due(extents.attributes)
+        if attributes:
+            self._attributes(self._writing.newest(), attributes, progress)
+        self._raws(self._writing.newest(), DEAD_SHARE, progress)
+
+    def compact(self, progress: Progress) -> None:
+        """Merge everything that can be."""
+        self._postings(self._writing.newest(), self._writing.newest().extents.postings, progress)
+        snapshot = self._writing.newest()
+        self._attributes(snapshot, snapshot.extents.attributes, progress)
+        self._raws(self._writing.newest(), 0.0, progress)
+
+    # --- postings --------------------------------------------------------------------------
+
+    def _postings(
+        self, snapshot: Snapshot, parts: Sequence[PostingRuns], progress: Progress
+    ) -> None:
+        """Write the live entries of some extents as one, each posting as one run."""
+        if not parts:
+            return
+        numbers = np.unique(np.concatenate([part.tenants for part in parts])).tolist()
+        chosen = {id(part) for part in parts}
+        wanted = {
+            place for place, part in enumerate(snapshot.extents.postings) if id(part) in chosen
+        }
+        merged = [
+            one
+            for number in numbers
+            if (one := self._entries(self._writing.view(snapshot, number), wanted)) is not None
+        ]
+        rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *(own for _, own, _ in merged)]))
+        self._writing.searcher.check_rows(snapshot, rows)
+        assignments = [
+            Assignment(leaves, np.searchsorted(rows, own).astype(np.int64), homes, False)
+            for leaves, own, homes in merged
+        ]
+        model = self._model(snapshot)
+
+        def write(builder: Builder) -> list[Built]:
+            if not assignments:
+                return []
+            return [builder.merge(assignments, rows, snapshot.addresses(rows), model)]
+
+        self._replace(snapshot, [part.extent for part in parts], write, progress)
+
+    def _entries(
+        self, view: TenantView, wanted: set[int]
+    ) -> tuple[Leaves, U32, NDArray[np.int32]] | None:
+        """Live entries that a tenant has in some extents, and the postings that they are in.
+
+        Returns
+        -------
+        leaves, rows uint32 (n,), homes int32 (n, 1); None when there is none
+        """
+        codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
+        ordinals, rows = view.index.entries(codec.block_bytes(dim), wanted)
+        live = layout.get_bits(view.live, rows)
+        pairs = np.unique(ordinals[live] << 32 | rows[live].astype(np.int64))
+        directory = view.index.directory
+        if not len(pairs) or directory is None:
+            return None
+        used, homes = np.unique(pairs >> 32, return_inverse=True)
+        leaves = directory.leaves
+        centroids = leaves.centroids if leaves.listed else leaves.centroids[used]
+        part = Leaves(view.number, leaves.numbers[used], centroids, leaves.centre)
+        found = (pairs & 0xFFFF_FFFF).astype(np.uint32)
+        return part, found, homes.astype(np.int32)[:, None]
+
+    def _model(self, snapshot: Snapshot) -> Model:
+        """What the posting codec learned."""
+        for directories in snapshot.extents.directories.values():
+            return directories.model
+        record = self._identity.record
+        none = np.zeros((0, record.dim), np.float32)
+        centre = np.zeros(record.dim, np.float32)
+        return train_model(snapshot.extents.codec, record.metric, record.seed, centre, none)
+
+    # --- metadata and vectors --------------------------------------------------------------
+
+    def _attributes(
+        self, snapshot: Snapshot, sources: Sequence[Attributes], progress: Progress
+    ) -> None:
+        """Write some indexes of metadata as one, without the rows that ended."""
+        if not sources:
+            return
+        numbers = np.unique(np.concatenate([np.asarray(own.tenants) for own in sources]))
+        collection = self._identity.record.number
+
+        def write(builder: Builder) -> list[Built]:
+            with self._writing.reading() as transaction:
+
+                def metadata(row: int) -> dict[str, Any] | None:
+                    raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
+                    return None if raw is None else layout.unpack(raw)
+
+                def tenants() -> Any:
+                    for number in numbers.tolist():
+                        view = self._writing.view(snapshot, number)
+                        held = [entry.rows for own in sources for entry in own.entries(int(number))]
+                        rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *held]))
+                        rows = rows[layout.get_bits(view.live, rows)]
+                        if view.record.ever_granted:
+                            rows = np.intersect1d(rows, view.row_numbers(), assume_unique=True)
+                        yield number, rows.astype(np.uint32)
+
+                built = Built(self._identity)
+                builder.put_attributes(built, tenants(), metadata)
+                return [built]
+
+        self._replace(snapshot, [own.extent for own in sources], write, progress)
+
+    def _raws(self, snapshot: Snapshot, dead_share: float, progress: Progress) -> None:
+        """Write raw extents anew that hold too many dead rows, and small ones as one."""
+        for group in self._raw_groups(snapshot, dead_share):
+            rows = [own.rows(snapshot.live) for own in group]
+            for mine in rows:
+                self._writing.searcher.check_rows(snapshot, mine)
+            empty = not any(map(len, rows))
+
+            def write(
+                builder: Builder, group: list[RawRows] = group, empty: bool = empty
+            ) -> list[Built]:
+                return [] if empty else [builder.write_raw(group, snapshot.live)]
+
+            self._replace(snapshot, [own.extent for own in group], write, progress)
+
+    def _raw_groups(self, snapshot: Snapshot, dead_share: float) -> list[list[RawRows]]:
+        """Neighbouring raw extents to be written as one."""
+        everything = dead_share == 0.0
+        groups: list[list[RawRows]] = []
+        for _, run in groupby(
+            snapshot.extents.raws, lambda own: -1 if everything else _tier(own.extent)
+        ):
+            members = list(run)
+            size = 0
+            group: list[RawRows] = []
+            for own in members:
+                size += own.extent.record.bytes
+                if group and size > EXTENT_BYTES_MAX:
+                    groups.append(group)
+                    group, size = [], own.extent.record.bytes
+                group.append(own)
+            groups.append(group)
+        due = []
+        for group in groups:
+            stored = sum(own.stored for own in group)
+            dead = stored - sum(len(own.rows(snapshot.live)) for own in group)
+            many = len(group) >= (2 if everything else TIER_EXTENTS)
+            if many or dead > dead_share * stored:
+                due.append(group)
+        return due
+
+    # --- publishing ------------------------------------------------------------------------
+
+    def _replace(
+        self,
+        snapshot: Snapshot,
+        old: Sequence[Extent],
+        write: Any,
+        progress: Progress,
+    ) -> None:
+        """Write new extents and let them take the place of old ones, in one commit."""
+        environment = self._writing.environment
+        numbers = ExtentNumbers(environment)
+        pool = worker_pool(self._writing.searcher.workers)
+        builts: list[Built] = []
+        try:
+            codec = snapshot.extents.codec
+            builts = write(Builder(self._identity, codec, numbers, pool, progress))
+            with environment.write() as transaction:
+                store = read_store(transaction)
+                store.next_extent = numbers.value
+                put_store(transaction, store)
+                edit = Edit(transaction, self._identity)
+                edit.retire_extents(extent.number for extent in old)
+                for built in builts:
+                    edit.add_extents(built.extents)
+                edit.finish()
+        except BaseException:
+            abandon(environment, self._identity, builts)
+            raise
+        finally:
+            pool.shutdown()
+        remove_retired(environment)
+
+
+def _dead(snapshot: Snapshot) -> int:
+    """Rows that stand in raw extents and are dead."""
+    fresh = snapshot.log.numbers[: snapshot.log_count]
+    live_fresh = int(layout.get_bits(snapshot.live, fresh).sum())
+    stored = sum(own.stored for own in snapshot.extents.raws)
+    return stored - (snapshot.state.live_rows - live_fresh)
+
+
+def _tier(extent: Extent) -> int:
+    """Size class of an extent."""
+    size, tier = extent.record.bytes, 0
+    while size > TIER_BYTES:
+        size //= TIER_EXTENTS
+        tier += 1
+    return tier
+
+
+def _due(parts: Sequence[T]) -> list[T]:
+    """Extents of the lowest tier that has enough of them to be merged, and is not full."""
+    tiers: dict[int, list[T]] = {}
+    for part in parts:
+        if part.extent.record.bytes < EXTENT_BYTES_MAX // TIER_EXTENTS:
+            tiers.setdefault(_tier(part.extent), []).append(part)
+    for _, members in sorted(tiers.items()):
+        if len(members) >= TIER_EXTENTS:
+            return members
+    return []
