@@ -143,6 +143,7 @@ def test_grants_end(
         assert a.revoke(gone, from_="b") == b.delete(gone) == 0
         assert shown_ids(a) == (ids if end is by_revocation else sorted({*ids} - {*gone}))
         flush(docs)
+        docs.compact()
     if end is not by_revocation:
         a.upsert(gone, normal(4, DIM, seed=30), [{"n": i, "of": "a"} for i in gone])
         assert shown(b) == left, "new rows of old names are nobody else's"
@@ -156,8 +157,11 @@ def test_grants_end(
 @every_shape
 @flushed_or_not
 @pytest.mark.parametrize("when", ["never", "revoked", "granted", "both"])
-def test_revoke_and_grant_again(docs: Collection, shape: str, flushed: bool, when: str) -> None:
-    """Whether or not the row log is flushed while the rows are revoked, or granted."""
+@pytest.mark.parametrize("settle", [flush, Collection.compact])
+def test_revoke_and_grant_again(
+    docs: Collection, shape: str, flushed: bool, when: str, settle: Callable[[Collection], None]
+) -> None:
+    """Whether or not the index is brought up to date while the rows are revoked, or granted."""
     a, b, _, granted = share(docs, shape, flushed)
     before = shown(b)
     own = {key: row for key, row in before.items() if key[1] == "b"}
@@ -165,12 +169,12 @@ def test_revoke_and_grant_again(docs: Collection, shape: str, flushed: bool, whe
         assert a.revoke(granted, from_="b") == len(granted)
         assert shown(b) == own
         if when in ("revoked", "both"):
-            flush(docs)
+            settle(docs)
             assert shown(b) == own
         assert a.grant(granted, to="b") == len(granted)
         assert shown(b) == before
         if when in ("granted", "both"):
-            flush(docs)
+            settle(docs)
             assert shown(b) == before
 
 

@@ -148,6 +148,32 @@ def test_others_write_beside_damage(
 
 
 @shapes
+@pytest.mark.parametrize("kind", ["postings", "directory", "attributes", "raw rows"])
+def test_damage_is_not_merged_into_sound_extents(
+    stores: Stores, tmp_path: Path, shape: str, kind: str
+) -> None:
+    """Compacting refuses damaged bytes, or leaves them where they are: they stay known as such."""
+    path = stores.copy(tmp_path / "store", shape, "small")
+    poison(bytes_of(path, numbers_of(path)["b"]).get(kind, []))
+    with vecstore.open(path) as store:
+        docs = store.collection("docs")
+        known = {violation.invariant for violation in store.check()}
+        assert known == ({"checksums"} if (kind, shape) != ("directory", "list") else set())
+        before = ask(docs, [1.0])
+        error = failure(docs.compact, vecstore.CorruptionError)
+        assert ask(docs, [1.0]) == before
+        if error is None:
+            assert {violation.invariant for violation in store.check()} <= known
+        else:
+            assert {violation.invariant for violation in store.check()} == known
+    with vecstore.open(path, mode="r") as store:
+        docs = store.collection("docs")
+        assert ask(docs, [1.0]) == before
+        if known and error is not None:
+            assert store.check() != []
+
+
+@shapes
 def test_poisoned_facts(stores: Stores, tmp_path: Path, shape: str) -> None:
     """Whatever LMDB says of the victim, or of its rows, is garbage: nobody else reads it."""
     path = stores.copy(tmp_path / "store", shape, "small")
@@ -308,6 +334,7 @@ def test_what_the_victim_does(
         if settled:
             n = 60
             docs.load(normal(n, DIM), range(30_000, 30_000 + n), tenants=["other"] * n)
+            docs.compact()
         wanted = observe(docs)
         for act in [*ACTIONS, drop, upsert, load]:
             act(docs)

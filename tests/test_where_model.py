@@ -169,6 +169,10 @@ class WhereMachine(RuleBasedStateMachine):
             assert (result.ids[turn, len(ids) :] == -1).all()
 
     @rule()
+    def compact(self) -> None:
+        self.docs.compact()
+
+    @rule()
     def reopen(self) -> None:
         assert self.store is not None
         self.store.close()
