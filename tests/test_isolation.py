@@ -336,11 +336,11 @@ def test_what_the_victim_does(
             docs.load(normal(n, DIM), range(30_000, 30_000 + n), tenants=["other"] * n)
             docs.compact()
         wanted = observe(docs)
-        for act in [*ACTIONS, drop, upsert, load]:
+        for turn, act in enumerate([*ACTIONS, drop, upsert, load]):
             act(docs)
             found = observe(docs)
             assert found[0] == wanted[0], act.__name__
-            if settled:
+            if settled and turn <= len(ACTIONS):  # then what it once shared leaves their postings
                 assert found[1] == wanted[1], act.__name__
 
 
