@@ -367,5 +367,6 @@ def find_change(view: TenantView | None, one: Assignment, replaced: U32) -> Chan
     codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
     near = around(one.leaves, np.concatenate([split, dissolve]))
     ordinals, rows = view.index.entries_of(near, codec.block_bytes(dim))
-    live = get_bits(view.live, rows) & ~np.isin(rows, replaced)
+    # Revoked rows stay entries, see `membership`.
+    live = get_bits(view.snapshot.live, rows) & ~np.isin(rows, replaced)
     return Change(split, dissolve, ordinals[live], rows[live])

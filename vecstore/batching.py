@@ -63,7 +63,7 @@ class Batch:
     def __init__(self, env: Any) -> None:
         self._env = env
         self._lock = threading.RLock()
-        self._open: lmdb.Transaction | None = None
+        self._open: Any = None
         self._tasks: SimpleQueue[str] = SimpleQueue()
         self._done = threading.Semaphore(0)
         self._timer: threading.Timer | None = None

@@ -9,6 +9,8 @@ where things stand changes, in one commit each.
 Invariants
 ----------
 * What can be found before a merge can be found after it, at the same distances.
+* A row that was revoked keeps its entries as long as it is listed as revoked: granted again, it is
+  taken to stand in a posting.
 * A merged extent is retired, and its file removed once no reader is older.
 """
 
@@ -40,7 +42,7 @@ from vecstore.rebuild import Rebuilder
 from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
 from vecstore.snapshot import Snapshot, scan
-from vecstore.tenant_view import TenantView
+from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
 
 T = TypeVar("T", PostingRuns, RawRows, Attributes)
@@ -135,7 +137,7 @@ class Compactor:
         """
         codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
         ordinals, rows = view.index.entries(codec.block_bytes(dim), wanted)
-        live = layout.get_bits(view.live, rows)
+        live = layout.get_bits(view.snapshot.live, rows)  # with revoked ones, see `membership`
         directory = view.index.directory
         if not live.any() or directory is None:
             return None
@@ -191,9 +193,12 @@ class Compactor:
                         view = self._writing.view(snapshot, number)
                         held = [entry.rows for own in sources for entry in own.entries(int(number))]
                         rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *held]))
-                        rows = rows[layout.get_bits(view.live, rows)]
+                        rows = rows[layout.get_bits(snapshot.live, rows)]
                         if view.record.ever_granted:
-                            rows = np.intersect1d(rows, view.row_numbers(), assume_unique=True)
+                            revoked = rows_under(
+                                transaction, collection, Kind.REVOKED, number, view.record.revoked
+                            )
+                            rows = np.intersect1d(rows, np.union1d(view.row_numbers(), revoked))
                         yield number, rows.astype(np.uint32)
 
                 built = Built(self._identity)

@@ -187,8 +187,12 @@ class Indexer:
         if not self._identity.record.tenants:
             return {TENANT_NONE} if snapshot.log_count or everything else set()
         kinds = [Kind.TENANT] if everything else [Kind.PENDING]
-        touched = set(snapshot.log.tenants)
         with self._writing.reading() as transaction:
+            touched = {  # the row log may still hold rows of tenants that were dropped
+                tenant
+                for tenant in snapshot.log.tenants
+                if transaction.get(layout.key_u32(self._writing.collection, Kind.TENANT, tenant))
+            }
             for kind in kinds:
                 prefix = layout.key(self._writing.collection, kind)
                 for key, _ in scan(transaction, prefix):

@@ -28,7 +28,7 @@ from vecstore.config import (
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
 )
-from vecstore.errors import DiskFullError, QuotaExceededError
+from vecstore.errors import CorruptionError, DiskFullError, QuotaExceededError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
@@ -102,14 +102,19 @@ class Writer:
         rows = self._snapshot().state.live_rows
         return max(BULK_ROWS_MIN, int(rows * LOG_INDEXED_FRACTION))
 
-    def _maintain(self, progress: Progress = silent) -> None:
-        """Work after the call's own commit: a full disk puts it off, the call has succeeded."""
+    def _maintain(self, progress: Progress = silent, anew: frozenset[int] = frozenset()) -> None:
+        """Work after the call's own commit, which has succeeded whatever becomes of this.
+
+        A full disk puts it off, and so does damage: it may be that of another tenant.
+        """
         try:
+            if anew:
+                self._indexer.run(self._snapshot(), anew=anew, progress=progress)
             if self._flush_if_due(progress):
                 self._compactor.tend(progress)
             self._indexer.settle(progress)
             self.behind = ""
-        except DiskFullError as error:
+        except (DiskFullError, CorruptionError) as error:
             self.behind = str(error)
 
     def _flush_if_due(self, progress: Progress) -> bool:
@@ -293,9 +298,7 @@ class Writer:
                 count = membership.revoke(edit, number, other, ids)
                 record = edit.tenant(other)
                 worn = record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX
-            if worn:
-                self._indexer.run(self._snapshot(), anew={other})
-            self._maintain()
+            self._maintain(anew=frozenset({other} if worn else ()))
             return count
 
     def drop_tenant(self, name: str) -> None:
