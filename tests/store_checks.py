@@ -44,6 +44,7 @@ def small_limits(
     patch.setattr(write, "LOG_ROWS_MAX", log)
     patch.setattr(division, "LIST_BYTES_MAX", 48 * posting)
     patch.setattr(division, "RUN_ROWS_MAX", 2 * posting)
+    patch.setattr(division, "COPIES_ROWS_MIN", 0)
     patch.setattr(balance, "POSTING_ENTRIES_MAX", 4 * posting)
     patch.setattr(balance, "POSTING_ENTRIES_MIN", posting)
     train_cell = clustering.train_cell

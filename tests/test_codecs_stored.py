@@ -92,9 +92,8 @@ def test_a_collections_life(
         put(20, 30)
         assert docs.delete(range(0, 200, 7)) == model.delete(range(0, 200, 7))
         assert_answers(docs, model, 0.85)
-        assert docs.stats()["postings"] == trained
         put(202, 230)
-        assert docs.stats()["postings"] > 1.5 * trained, "the index was trained anew"
+        assert docs.stats()["postings"] > 1.5 * trained, "postings were divided"
         assert_answers(docs, model, 0.85)
         assert docs.stats()["codec"] == codec
         before = docs.search(normal(20, DIM), k=9)
@@ -115,6 +114,7 @@ def test_full_bounds_keep_the_neighbours(
     monkeypatch.setattr("vecstore.write.BULK_ROWS_MIN", 500)
     monkeypatch.setattr("vecstore.division.RUN_ROWS_MAX", 500)
     monkeypatch.setattr("vecstore.division.LIST_BYTES_MAX", 0)
+    monkeypatch.setattr("vecstore.division.COPIES_ROWS_MIN", 0)
     dim, n = 40, 2_000
     vectors, queries = normal(n + 20, dim) + np.float32(0.5), normal(15, dim, seed=1)
     with sound_store(tmp_path / "store") as store:

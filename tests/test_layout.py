@@ -98,6 +98,7 @@ def test_sizes_that_files_depend_on() -> None:
         "ATTRIBUTES": 13,
         "ATTRIBUTE_TENANTS": 14,
         "OWNERS": 15,
+        "PLACES": 16,
     }
     assert layout.SECTIONS_MAX == 16
     assert [int(kind) for kind in Kind] == list(range(1, 18))

@@ -20,9 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.clustering import choose_homes, divide, nearest
-from vecstore.config import COPIES, POSTING_ENTRIES_MAX, POSTING_ENTRIES_MIN, SOAR_LAMBDA
+from vecstore.config import (
+    COPIES,
+    POSTING_ENTRIES_MAX,
+    POSTING_ENTRIES_MIN,
+    POSTING_ROWS,
+    SOAR_LAMBDA,
+)
 from vecstore.directory import Leaves
-from vecstore.division import Assignment
+from vecstore.division import Assignment, copies_for
 from vecstore.kernels.closure import choose_copies
 from vecstore.layout import get_bits
 from vecstore.tenant_view import TenantView
@@ -147,6 +153,7 @@ class Reshaping:
         self._stored = stored
         self._new = new
         self._take = take
+        self._copies = copies_for(len(self._centroids) * POSTING_ROWS)
 
     def run(self, split: I64, dissolve: I64) -> Shape:
         """Divide and dissolve postings, and give the rows concerned their homes."""
@@ -207,7 +214,7 @@ class Reshaping:
         for ordinal, near in zip(gone.tolist(), self._near(gone, after), strict=True):
             places = np.setdiff1d(self._members(ordinal), done)
             done = np.union1d(done, places)
-            found.append(self._homes(places, near, after))
+            found.append(self._homes(places, near, after, self._copies))
         return Entries.union(*found)
 
     def _attract(
@@ -231,7 +238,7 @@ class Reshaping:
             child = nearest(x, np.ascontiguousarray(after[children]))[0][:, 0]
             nearer = np.unique(which[child < least[which]])
             checked += len(rows)
-            homes = self._homes(rows[nearer], near, after, copies=1)
+            homes = self._homes(rows[nearer], near, after, 1)
             found.append(homes.where(homes.ordinals >= kept))
         return checked, Entries.union(*found)
 
@@ -241,7 +248,7 @@ class Reshaping:
             return np.zeros((0, 1), np.int64)
         return nearest(self._centroids[ordinals], after, CANDIDATES)[1]
 
-    def _homes(self, places: I64, near: I64, after: F32, copies: int = COPIES) -> Entries:
+    def _homes(self, places: I64, near: I64, after: F32, copies: int) -> Entries:
         """Choose homes of rows among some centroids, the first `copies` of them."""
         if not len(places):
             return Entries(np.zeros(0, np.int64), places)

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from vecstore import clustering
 from vecstore.clustering import Pool, Progress, Serial, Tree
-from vecstore.config import COPIES, LIST_BYTES_MAX, POSTING_ROWS_MAX, RUN_ROWS_MAX
+from vecstore.config import (
+    COPIES,
+    COPIES_ROWS_MIN,
+    LIST_BYTES_MAX,
+    POSTING_ROWS,
+    POSTING_ROWS_MAX,
+    RUN_ROWS_MAX,
+)
 from vecstore.directory import Leaves
 from vecstore.extent_set import Identity
 from vecstore.row_source import Part, Rows
@@ -74,6 +81,11 @@ def size_class(rows: int, row_bytes: int) -> int:
     if rows * row_bytes <= LIST_BYTES_MAX:
         return 0
     return 1 if rows <= RUN_ROWS_MAX else 2
+
+
+def copies_for(rows: int) -> int:
+    """Places that each row of a tenant of about so many rows gets."""
+    return COPIES if rows >= COPIES_ROWS_MIN else 1
 
 
 class Divider:
@@ -147,6 +159,7 @@ class Divider:
             part = Part(self._rows, places)
             tree = clustering.train_tree(part, self._seed, pool, progress)
             homes = clustering.assign_homes(part, tree, pool, progress)
+            homes[:, copies_for(len(places)) :] = -1
             homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
             numbers = np.arange(len(tree.leaves), dtype=np.uint32)
             centre = tree.leaves.mean(axis=0, dtype=np.float32)
@@ -164,6 +177,7 @@ class Divider:
             tree, ordinals = self._regroup(part, np.ascontiguousarray(leaves.centroids))
             homes = clustering.assign_homes(part, tree, self._pool, self._progress)
             homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
+            homes[:, copies_for(len(leaves.numbers) * POSTING_ROWS) :] = -1
         spread = 0.0 if leaves.listed else self._spread(leaves, places, homes)
         return Assignment(leaves, places, homes, False, spread)
 

@@ -149,8 +149,7 @@ def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter
     sources = snapshot.extents.attributes
     fresh = ((row, metadata(row)) for row in view.live_fresh().tolist())
     found = rows_of(matching(where, view.number, sources, fresh, universe))
-    found = found[found < np.uint32(64 * len(view.live))]
-    found = found[layout.get_bits(view.live, found)]
+    found = layout.keep_set(view.live, found)
     if view.record.ever_granted:  # an index may hold rows that were revoked since
         found = np.intersect1d(found, view.row_numbers(), assume_unique=True)
     return view.matches.put(where.key, found, found.nbytes + 256)
