@@ -61,8 +61,7 @@ def back_up(environment: Environment, dest: Path, progress: Progress) -> None:
             )
         with _part_folder(dest) as part:
             _copy(environment, part, progress)
-            os.rename(part, dest)
-        sync_folder(dest.parent)
+            _publish(part, dest)
 
 
 @contextmanager
@@ -84,6 +83,8 @@ def _part_folder(dest: Path) -> Iterator[Path]:
     made = [folder for folder in dest.parents if not folder.exists()]
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
+        for folder in made:
+            sync_folder(folder.parent)
         try:
             part.mkdir()
         except FileExistsError:
@@ -101,8 +102,19 @@ def _part_folder(dest: Path) -> Iterator[Path]:
             with suppress(OSError):  # others may have put something there meanwhile
                 folder.rmdir()
         raise
-    for folder in made:
-        sync_folder(folder.parent)
+
+
+def _publish(part: Path, dest: Path) -> None:
+    """Give a whole copy its name, durably or not at all."""
+    existed = dest.exists()
+    os.rename(part, dest)
+    try:
+        sync_folder(dest.parent)
+    except BaseException:
+        os.rename(dest, part)
+        if existed:
+            dest.mkdir()
+        raise
 
 
 def _copy(environment: Environment, part: Path, progress: Progress) -> None:

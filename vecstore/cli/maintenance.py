@@ -1,5 +1,6 @@
-"""What a store is made of, whether it is sound, and keeping it so: `vecstore stats`, `check`,
-`compact`, `backup`; and `warmup`.
+"""What a store is made of, whether it is sound, and keeping it so.
+
+`vecstore stats`, `check`, `compact`, `backup` and `warmup`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from vecstore.cli.stores import (
     CollectionOption,
     JsonOption,
     StoreArgument,
+    changed,
     folder_bytes,
     opened,
 )
@@ -54,7 +56,7 @@ def check(
 ) -> None:
     """Verify every invariant; status 1 if one is violated."""
     done: list[str] = []
-    with opened(store, "w" if repair else "r") as source:
+    with changed(store) if repair else opened(store, "r") as source:
         found = source.check()
         if repair and found:
             with progress_bars() as progress:
@@ -84,7 +86,7 @@ def compact(
     store: StoreArgument, collection: CollectionOption = None, json: JsonOption = False
 ) -> None:
     """Merge extents and give the space of dead rows back, of one collection or all."""
-    with opened(store, "w") as source, progress_bars() as progress:
+    with changed(store) as source, progress_bars() as progress:
         names = source.collections() if collection is None else [collection]
         chosen = [source.collection(name) for name in names]
         before = folder_bytes(store)
