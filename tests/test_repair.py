@@ -356,6 +356,20 @@ def test_broken_pages_of_the_facts(path: Path, place: int) -> None:
     assert told or place > 16
 
 
+def test_keys_out_of_order(tmp_path: Path) -> None:
+    """A page whose keys lead astray, though LMDB reads them without complaint."""
+    with (
+        lmdb.open(str(tmp_path), lib_version=0) as facts,
+        facts.begin(write=True) as transaction,
+    ):
+        for number in range(9):
+            transaction.put(b"key %d" % number, b"value")
+    assert storage.walk_facts(tmp_path) == ""
+    file = tmp_path / "data.mdb"
+    file.write_bytes(file.read_bytes().replace(b"key 5", b"key 3"))
+    assert storage.walk_facts(tmp_path) == "keys are out of order"
+
+
 def test_the_walk_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk that fails is all that `check` says, and no repair begins."""
     flip_byte(path / "extents" / sorted((path / "extents").iterdir())[0].name, 5_000)
