@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 
 import vecstore
 from tests.cli_checks import GLOVE, failed, fixture_words, run, run_json, spawn
+from tests.store_checks import flip_byte
 from vecstore import demo
+from vecstore.layout import HEADER_DTYPE, ExtentKind
 
-COMMANDS = ("demo", "load", "query", "get", "stats", "check", "warmup")
+COMMANDS = ("demo", "load", "query", "get", "stats", "check", "compact", "backup", "warmup")
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +277,16 @@ def test_query_and_get_of_unknown_ids(words: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("stats",), ("check",), ("get", "x"), ("query", "--vector", "[1]")]
+    "command",
+    [
+        ("stats",),
+        ("check",),
+        ("check", "--repair"),
+        ("compact",),
+        ("backup", "copy"),
+        ("get", "x"),
+        ("query", "--vector", "[1]"),
+    ],
 )
 def test_no_store(tmp_path: Path, command: tuple[str, ...]) -> None:
     verb, *rest = command
@@ -330,6 +342,69 @@ def test_check(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "sound": False,
         "violations": [vars(bad)],
     }
+
+
+def test_check_and_repair(tmp_path: Path, words: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(words, store)
+    postings = next(f for f in (store / "extents").iterdir() if kind_of(f) == ExtentKind.POSTINGS)
+    postings.unlink()
+    before = json.loads(run("check", store, "--json", status=1).stdout)
+    assert [found["invariant"] for found in before["violations"]] == ["extents-present"]
+    found = run_json("check", store, "--repair")
+    assert found.pop("repair") == [
+        "Collection 'words': postings were made anew from its 5000 rows (damaged: postings "
+        f"{int(postings.stem)})."
+    ]
+    assert found == {"store": f"{store}", "sound": True, "violations": []}
+    assert run("check", store, "--repair").stdout == f"{store} is sound.\n"
+    (asked,) = run_json("query", store, "--id", "king", "-k", 5)["queries"]
+    assert "queen" in [hit["id"] for hit in asked["hits"]]
+    raw = next(f for f in (store / "extents").iterdir() if kind_of(f) == ExtentKind.RAW)
+    flip_byte(raw, 4_096)
+    shown = run("check", store, "--repair", status=1).stdout
+    assert f"extent {int(raw.stem)} has lost 21 vectors, of row 0 (id" in shown
+    assert "1 violation." in shown
+    with vecstore.open(store):
+        assert "writer" in failed("check", store, "--repair", status=1).lower()
+
+
+def kind_of(extent: Path) -> int:
+    return int(np.fromfile(extent, HEADER_DTYPE, 1)[0]["kind"])
+
+
+def test_compact(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with vecstore.open(store) as opened:
+        for name in ("a", "b"):
+            docs = opened.collection(name, dim=64)
+            docs.upsert(range(5_000), np.random.default_rng(0).normal(size=(5_000, 64)))
+            docs.delete(range(4_000))
+    found = run_json("compact", store, "-c", "a")
+    assert found["store"] == f"{store}"
+    assert found["collections"] == ["a"]
+    assert found["bytes_before"] - found["bytes_after"] > 4_000 * 64 * 4
+    assert run_json("stats", store)["collections"]["a"]["dead_rows"] == 0
+    shown = run("compact", store).stdout
+    assert shown.startswith(f"{store}: ")
+    assert "before" in shown
+    assert run_json("stats", store)["collections"]["b"]["dead_rows"] == 0
+    again = run_json("compact", store)
+    assert again["collections"] == ["a", "b"]
+    assert "no collection" in failed("compact", store, "-c", "c", status=1)
+
+
+def test_backup(tmp_path: Path, words: Path) -> None:
+    copy = tmp_path / "copy"
+    with vecstore.open(words):  # a writer does not mind
+        found = run_json("backup", words, copy)
+    assert found.pop("disk_bytes") > 5_000 * 50 * 4
+    assert found == {"store": f"{words}", "dest": f"{copy}"}
+    assert run_json("check", copy)["sound"]
+    king = run_json("query", copy, "--id", "king")["queries"][0]["hits"]
+    assert king == run_json("query", words, "--id", "king")["queries"][0]["hits"]
+    assert "no empty folder" in failed("backup", words, copy, status=2)
+    assert f"copied to {tmp_path / 'other'} (" in run("backup", words, tmp_path / "other").stdout
 
 
 def test_warmup() -> None:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.attributes import Attributes, faults
+from vecstore.attributes import Attributes
+from vecstore.check_tenants import check_tenants
 from vecstore.codecs import Codec, find_codec
-from vecstore.config import POSTING_ROWS_MAX, RUN_ROWS_MAX
 from vecstore.directory import Directories
 from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
-from vecstore.kernels.encode import gather_rows
 from vecstore.layout import (
     TENANT_NONE,
-    CollectionRecord,
     ExtentKind,
+    ExtentRecord,
     Kind,
     Section,
     TenantRecord,
@@ -37,23 +35,29 @@ from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
-from vecstore.snapshot import Snapshot, read_state, scan, take_snapshot
+from vecstore.snapshot import (
+    Snapshot,
+    extent_records,
+    read_catalogue,
+    read_state,
+    scan,
+    take_snapshot,
+)
 from vecstore.storage import Environment
-from vecstore.tenant_view import TenantView, open_tenant
 
 U32 = NDArray[np.uint32]
 
 
-def check_store(
-    environment: Environment, catalogue: dict[str, CollectionRecord], quiet: bool
-) -> list[Violation]:
-    """Verify all collections and the extents folder.
+def check_store(environment: Environment, quiet: bool) -> list[Violation]:
+    """Verify the facts as such, then all collections and the extents folder.
+
+    Before anything is read from LMDB here, another process walks its pages, since a broken one
+    may crash an interpreter; when that finds something, nothing else is looked at.  It costs some
+    25 ms for a small store (see `vecstore.walk`).
 
     Parameters
     ----------
     environment : Environment
-    catalogue : dict
-        Records of the collections by name.
     quiet : bool
         Nobody writes: a file that no transaction names is left over, not on its way.
 
@@ -66,9 +70,12 @@ def check_store(
     named: dict[int, int] = {}
     transaction = environment.read()
     try:
-        for name, record in catalogue.items():
+        wrong = environment.walk_facts()
+        if wrong:
+            return [Violation("facts-walk", str(environment.path / layout.FACTS_NAME), wrong)]
+        for name, record in read_catalogue(transaction).items():
             identity = Identity(name, record, environment.extents)
-            found += _check_collection(transaction, identity, named)
+            found += check_collection(transaction, identity, named)
         for key, _ in scan(transaction, layout.key(0, Kind.RETIRED)):
             named[int(layout.U64.unpack(key[-8:])[0])] = -1
     finally:
@@ -87,37 +94,70 @@ def _check_folder(folder: Path, named: dict[int, int] | None) -> Iterator[Violat
             yield Violation("extents-named", str(entry), "no transaction names this extent")
 
 
-def _check_collection(
+@dataclass(frozen=True)
+class Broken:
+    """An extent that is not what was written.
+
+    Attributes
+    ----------
+    number : int
+    record : ExtentRecord
+    violations : list of Violation
+    """
+
+    number: int
+    record: ExtentRecord
+    violations: list[Violation]
+
+
+def broken_extents(
+    transaction: lmdb.Transaction, identity: Identity, named: dict[int, int]
+) -> list[Broken]:
+    """Look at every checksum of a collection's extents; `named` gets the bytes of each."""
+    collection = identity.record.number
+    codec = find_codec(read_state(transaction, collection).codec, identity.record.dim)
+    found = []
+    for number, record in extent_records(transaction, collection).items():
+        named[number] = record.bytes
+        violations = list(_check_extent(identity, codec, number, record))
+        if violations:
+            found.append(Broken(number, record, violations))
+    return found
+
+
+def _check_extent(
+    identity: Identity, codec: Codec, number: int, record: ExtentRecord
+) -> Iterator[Violation]:
+    """An extent is there, with its length, and every checksum in it holds."""
+    try:
+        yield from _check_sums(
+            identity, codec, Extent(identity.folder, number, record, identity.name)
+        )
+    except FileNotFoundError:
+        path = extent_path(identity.folder, number)
+        yield Violation("extents-present", f"{identity.name}: {path}", "the file is missing")
+    except CorruptionError as error:
+        yield Violation("checksums", f"{identity.name}: extent {number}", str(error))
+
+
+def check_collection(
     transaction: lmdb.Transaction, identity: Identity, named: dict[int, int]
 ) -> list[Violation]:
-    name = identity.name
-    prefix = layout.key(identity.record.number, Kind.EXTENT)
-    broken: list[Violation] = []
-    state = read_state(transaction, identity.record.number)
-    codec = find_codec(state.codec, identity.record.dim)
-    for key, value in scan(transaction, prefix):
-        number = int(layout.U64.unpack(key[len(prefix) :])[0])
-        record = layout.unpack(value, type=layout.ExtentRecord)
-        named[number] = record.bytes
-        try:
-            extent = Extent(identity.folder, number, record, name)
-            broken += _check_sums(identity, codec, extent)
-        except FileNotFoundError:
-            path = extent_path(identity.folder, number)
-            broken.append(Violation("extents-present", f"{name}: {path}", "the file is missing"))
-        except CorruptionError as error:
-            broken.append(Violation("checksums", f"{name}: extent {number}", str(error)))
+    """Verify a collection; `named` gets the bytes of each of its extents."""
+    broken = broken_extents(transaction, identity, named)
     if broken:
-        return broken
+        return [violation for one in broken for violation in one.violations]
     try:
         snapshot = take_snapshot(identity, transaction, None)
     except VecstoreError as error:
-        return [Violation("snapshot", name, str(error))]
-    return [
-        *_check_ids(transaction, snapshot),
-        *_check_facts(transaction, snapshot),
-        *_check_tenants(transaction, snapshot),
-    ]
+        return [Violation("snapshot", identity.name, str(error))]
+    return [*check_rows(transaction, snapshot), *check_tenants(transaction, snapshot)]
+
+
+def check_rows(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
+    """Ids, rows, grants, counts, metadata, documents and the row log agree."""
+    yield from _check_ids(transaction, snapshot)
+    yield from _check_facts(transaction, snapshot)
 
 
 def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Violation]:
@@ -127,11 +167,8 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
         if extent.has(section) and section not in layout.BULK_SECTIONS:
             extent.array(section, np.uint8)
     if extent.kind == ExtentKind.RAW:
-        rows = extent.array(Section.ROWS, np.uint8).data
-        sums = extent.array(Section.ROW_SUMS, np.uint64).tolist()
-        for page, found in enumerate(page_sums(rows)):
-            if page >= len(sums) or found != sums[page]:
-                yield Violation("checksums", where, f"page {page} of raw rows")
+        for page in damaged_pages(extent):
+            yield Violation("checksums", where, f"page {page} of raw rows")
     if extent.kind == ExtentKind.DIRECTORY:
         directories = Directories(extent, codec, identity.record.metric)
         for tenant in directories.tenants.tolist():
@@ -148,6 +185,15 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
                 yield Violation(
                     "checksums", where, f"the metadata index of tenant {tenant} is damaged"
                 )
+
+
+def damaged_pages(extent: Extent) -> Iterator[int]:
+    """Pages of raw rows that do not match their checksums."""
+    rows = extent.array(Section.ROWS, np.uint8).data
+    sums = extent.array(Section.ROW_SUMS, np.uint64).tolist()
+    for page, found in enumerate(page_sums(rows)):
+        if page >= len(sums) or found != sums[page]:
+            yield page
 
 
 def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
@@ -272,99 +318,3 @@ def _check_facts(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[
     for row, tenant, raw_id, vector in read_log(transaction, collection, 0):
         if row < snapshot.state.log_first or len(vector) != identity.row_bytes:
             yield Violation("row-log", identity.name, f"row {row} of {tenant} ({raw_id!r})")
-
-
-def _check_tenants(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Every tenant's rows are where it looks for them (invariants 1 to 4)."""
-    collection, where = snapshot.identity.record.number, snapshot.identity.name
-    numbers = [
-        int(layout.U32.unpack(key[-4:])[0])
-        for key, _ in scan(transaction, layout.key(collection, Kind.TENANT))
-    ]
-    for number in numbers:
-        try:
-            view = open_tenant(snapshot, transaction, number)
-            yield from _check_directory(view)
-            yield from _check_postings(transaction, view)
-            yield from _check_metadata(transaction, view)
-        except CorruptionError as error:
-            yield Violation("tenant-readable", f"{where}: tenant {number}", str(error))
-
-
-def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
-    """A tenant's rows are fresh or in a posting; no other's is (invariants 1, 2, 3)."""
-    snapshot = view.snapshot
-    identity = snapshot.identity
-    where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
-    block_bytes = snapshot.extents.codec.block_bytes(identity.record.dim)
-    reached = np.zeros_like(snapshot.live)
-    layout.set_bits(reached, view.fresh, True)
-    index = view.index
-    for place, rows, counted, base in index.runs(block_bytes):
-        posting = f"{where}: posting {place}"
-        if len(rows) != counted:
-            yield Violation("counts-agree", posting, f"{len(rows)} entries, {counted} counted")
-        inside = rows[rows < np.uint32(len(snapshot.live) * 64)]
-        if len(inside) != len(rows):
-            yield Violation("rows-known", posting, "an entry names a row that never was")
-        layout.set_bits(reached, inside, True)
-        limit = POSTING_ROWS_MAX if len(index.first_run) > 2 else RUN_ROWS_MAX
-        # fragments wait for the next training, as stats tells
-        if base and len(rows) > limit and not index.listed and not _identical(snapshot, rows):
-            yield Violation("posting-limit", posting, f"{len(rows)} entries; the limit is {limit}")
-    known = np.zeros_like(snapshot.live)
-    prefix = layout.id_prefix(identity.record.number, view.number)
-    ids = [value[:4] for _, value in scan(transaction, prefix)]
-    layout.set_bits(known, layout.unpack_rows(ids), True)
-    missing = int(np.bitwise_count(known & view.live & ~reached).sum())
-    if missing:
-        yield Violation("rows-reachable", where, f"{missing} live rows are in no posting")
-    foreign = int(np.bitwise_count(reached & view.live & ~known).sum())
-    if foreign:
-        yield Violation("rows-own", where, f"{foreign} rows of others are in its postings")
-
-
-def _check_metadata(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
-    """The metadata index of a tenant says of each row what its metadata says."""
-    identity = view.snapshot.identity
-    where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
-
-    def metadata(row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(identity.record.number, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
-
-    indexed = np.setdiff1d(view.indexed, view.fresh)
-    missing = indexed
-    for source in view.snapshot.extents.attributes:
-        named = [entry.rows for entry in source.entries(view.number)]
-        present = np.intersect1d(np.concatenate([indexed[:0], *named]), indexed)
-        missing = np.setdiff1d(missing, present)
-        for fault in faults(source, view.number, present.astype(np.uint32), metadata):
-            yield Violation("metadata-indexed", where, fault)
-    lost = [row for row in missing.tolist() if metadata(row)]
-    if lost:
-        yield Violation("metadata-indexed", where, f"rows {lost[:5]} are in no metadata index")
-
-
-def _identical(snapshot: Snapshot, rows: U32) -> bool:
-    """Tell whether rows that share an oversized run are equal vectors, up to copies."""
-    identity = snapshot.identity
-    vectors = np.empty((len(rows), identity.record.dim), np.float32)
-    gather_rows(identity.form.number, snapshot.addresses(rows), vectors)
-    sums = [xxhash.xxh3_64_intdigest(vector.data) for vector in vectors]
-    return bool(np.bincount(np.unique(sums, return_inverse=True)[1]).max() > POSTING_ROWS_MAX // 2)
-
-
-def _check_directory(view: TenantView) -> Iterator[Violation]:
-    """Pages name exactly the postings that exist, each at least once (invariant 4)."""
-    directory = view.index.directory
-    if directory is None or directory.listed:
-        return
-    named = np.unique(directory.page_ordinals())
-    expected = np.arange(len(directory.centroids), dtype=np.uint32)
-    if not np.array_equal(named, expected) or len(directory.postings) != len(expected):
-        yield Violation(
-            "directory",
-            f"{view.snapshot.identity.name}: tenant {view.number}",
-            f"pages name {len(named)} centroids of {len(directory.centroids)}",
-        )

@@ -22,11 +22,11 @@ class Core:
         self.dim = identity.record.dim
         self.searcher = Searcher()
         self.reader = Reader(session, identity, self.searcher)
-        writing = Writing(
+        self.writing = Writing(
             session.environment, identity, self.reader.newest, session.write_lock, self.searcher
         )
-        self.writer = Writer(writing)
-        self.tuner = Tuner(writing)
+        self.writer = Writer(self.writing)
+        self.tuner = Tuner(self.writing)
 
     def refuse_read_only(self) -> None:
         """Raise unless the store is open for writing."""

@@ -169,10 +169,9 @@ class Edit:
 
     def unindex_tenant(self, tenant: int) -> None:
         """Tell that a tenant has no rows in postings any more, and so no directory."""
+        delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
         record = self.tenant(tenant)
-        if record.revoked:
-            delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
-            record.revoked = 0
+        record.revoked = 0
         record.directory = record.indexed_rows = record.trained_rows = 0
         record.calibration, record.calibration_note = [], ""
 

@@ -72,6 +72,7 @@ class Indexer:
         put_facts: Callable[[Edit, U32], None] | None = None,
         *,
         anew: Collection[int] = (),
+        lost: Collection[int] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Bring fresh rows, pending grants and new rows into extents.
@@ -88,6 +89,9 @@ class Indexer:
             numbered.
         anew : collection of int
             Tenants that are divided anew in any case.
+        lost : collection of int, optional
+            Extents that the snapshot leaves out because they cannot be read; they are retired, and
+            every tenant is divided anew.
         """
         numbers = ExtentNumbers(self._environment)
         pool = worker_pool(self._writing.searcher.workers)
@@ -95,6 +99,7 @@ class Indexer:
         builder = Builder(self._identity, codec, numbers, pool, progress)
         extents = snapshot.extents
         everything = max(len(extents.postings), len(extents.attributes)) >= FRAGMENTS_MAX
+        everything = everything or lost is not None
         touched = self._touched(snapshot, everything) | set(anew)
         shares = self._shares(snapshot, new, replaced, touched, touched if everything else anew)
         stored = [share.stored for share in shares]
@@ -140,6 +145,7 @@ class Indexer:
                     edit.retire(extents, ExtentKind.DIRECTORY)
                 if everything:
                     edit.retire(extents, ExtentKind.ATTRIBUTES)
+                edit.retire_extents(lost or ())
                 if new is not None and put_facts is not None:
                     edit.reserve(first_row, len(new.owners))
                     put_facts(edit, builts[-1].numbers)

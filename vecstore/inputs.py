@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,20 @@ def parse_recall(recall: Any) -> float | None:
     if not 0 < recall <= 1:
         raise InvalidArgumentError(f"recall is {recall}; use a number in (0, 1].")
     return float(recall)
+
+
+def parse_path(path: Any, argument: str = "path") -> Path:
+    """Check the path of a directory and make it absolute."""
+    if (
+        not isinstance(path, (str, os.PathLike))
+        or not os.fspath(path)
+        or isinstance(os.fspath(path), bytes)
+        or "\0" in str(path)
+    ):
+        raise InvalidArgumentError(
+            f"{argument} is {path!r}; pass the path of a directory, as str or PathLike."
+        )
+    return Path(os.path.abspath(path))
 
 
 def parse_name(name: Any) -> str:

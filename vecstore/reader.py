@@ -304,7 +304,7 @@ class Reader:
                         refuse_dropped(transaction, self._identity)
                         known = None if last is None else (last.transaction, last.calls)
                         if last is None or known != (transaction.id(), calls):
-                            made = take_snapshot(self._identity, transaction, last, calls)
+                            made = take_snapshot(self._identity, transaction, last, calls=calls)
                             if last is not None and last.tenants is not made.tenants:
                                 last.tenants.clear()
                             self._last = last = made

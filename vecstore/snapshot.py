@@ -8,7 +8,7 @@ unchecked, `verify` looks at it before anything is returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,14 @@ from vecstore.errors import CollectionNotFoundError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.ids import Ids
 from vecstore.kernels import view as v
-from vecstore.layout import ChangeRecord, ExtentKind, Kind, StateRecord, TenantRecord
+from vecstore.layout import (
+    ChangeRecord,
+    CollectionRecord,
+    ExtentKind,
+    Kind,
+    StateRecord,
+    TenantRecord,
+)
 from vecstore.lru import LruBytes
 from vecstore.rowlog import RowLog
 
@@ -149,7 +156,10 @@ class Snapshot:
         return address
 
 
-def _records(transaction: lmdb.Transaction, collection: int) -> dict[int, layout.ExtentRecord]:
+def extent_records(
+    transaction: lmdb.Transaction, collection: int
+) -> dict[int, layout.ExtentRecord]:
+    """Records of a collection's extents by number."""
     prefix = layout.key(collection, Kind.EXTENT)
     found = {}
     for key, value in scan(transaction, prefix):
@@ -181,10 +191,19 @@ def find_rows(
         yield places, layout.unpack_rows(values)
 
 
+def read_catalogue(transaction: lmdb.Transaction) -> dict[str, CollectionRecord]:
+    """Records of all collections by name."""
+    prefix = layout.key(0, Kind.CATALOGUE)
+    return {
+        key[len(prefix) :].decode(): layout.unpack(value, type=CollectionRecord)
+        for key, value in scan(transaction, prefix)
+    }
+
+
 def refuse_dropped(transaction: lmdb.Transaction, identity: Identity) -> None:
     """Raise when the collection was dropped, or another has its name by now."""
     raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()))
-    record = None if raw is None else layout.unpack(raw, type=layout.CollectionRecord)
+    record = None if raw is None else layout.unpack(raw, type=CollectionRecord)
     if record is None or record.number != identity.record.number:
         raise CollectionNotFoundError(
             f"Collection {identity.name!r} was dropped; get it anew from the store."
@@ -239,9 +258,16 @@ def _changes(transaction: lmdb.Transaction, collection: int, since: int) -> list
 
 
 def take_snapshot(
-    identity: Identity, transaction: lmdb.Transaction, old: Snapshot | None, calls: int = 0
+    identity: Identity,
+    transaction: lmdb.Transaction,
+    old: Snapshot | None,
+    kinds: Collection[int] = tuple(ExtentKind),
+    calls: int = 0,
 ) -> Snapshot:
-    """Make the snapshot of a read transaction, from an older one where there is one."""
+    """Make the snapshot of a read transaction, from an older one where there is one.
+
+    Only a repair leaves out extents of some kinds; others have to be among `kinds`.
+    """
     collection = identity.record.number
     number = transaction.id()
     state = read_state(transaction, collection)
@@ -255,7 +281,11 @@ def take_snapshot(
         extents, log = old.extents, old.log
     else:
         codec = find_codec(state.codec, identity.record.dim)
-        records = _records(transaction, collection)
+        records = {
+            number: record
+            for number, record in extent_records(transaction, collection).items()
+            if record.kind in kinds
+        }
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
         log = RowLog(identity.row_bytes)
     is_int = bool(state.int_ids)

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -45,16 +43,10 @@ from vecstore.errors import (
     WriterLockedError,
 )
 from vecstore.layout import Kind
+from vecstore.walk import walk_facts
 
 _LOOK_S = 0.005
 _FACTS_FILE = "data.mdb"
-_WALK = """
-import sys, lmdb
-with lmdb.open(sys.argv[1], readonly=True, lock=False, lib_version=0) as facts:
-    with facts.begin() as transaction:
-        for key, value in transaction.cursor():
-            pass
-"""
 
 
 def sync_folder(path: Path) -> None:
@@ -104,14 +96,19 @@ def _create(path: Path) -> None:
         finally:
             facts.close()
         sync_folder(path / layout.FACTS_NAME)
-        part = path / f"{layout.MARKER_NAME}.part"
-        with open(part, "wb") as file:
-            file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path / layout.MARKER_NAME)
-        sync_folder(path)
+        write_marker(path)
         sync_folder(path.absolute().parent)
+
+
+def write_marker(path: Path) -> None:
+    """Make a store of a folder that holds all else: whole and synced, or not at all."""
+    part = path / f"{layout.MARKER_NAME}.part"
+    with open(part, "wb") as file:
+        file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path / layout.MARKER_NAME)
+    sync_folder(path)
 
 
 def _foreign(path: Path) -> Iterator[Path]:
@@ -160,8 +157,7 @@ class Environment:
         expected = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if size >= expected:
             return
-        command = [sys.executable, "-c", _WALK, str(self.path / layout.FACTS_NAME)]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        if self.walk_facts():
             self._env.close()
             raise CorruptionError(
                 f"The facts of {self.path} are cut short ({size} bytes of {expected}); "
@@ -366,6 +362,19 @@ class Environment:
             if number.isdigit():
                 oldest = int(number) if oldest is None else min(oldest, int(number))
         return oldest
+
+    def walk_facts(self) -> str:
+        """Say what is wrong with the facts as `walk_facts` found it; empty when all is sound."""
+        return walk_facts(self.path / layout.FACTS_NAME)
+
+    def copy_facts(self, folder: Path) -> None:
+        """Copy the facts, as some commit left them, into an empty folder, and sync them."""
+        self.refuse_fork()
+        with disk_errors(folder):
+            self._env.copy(str(folder))
+            with open(folder / _FACTS_FILE, "rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(folder)
 
     def facts_bytes(self) -> int:
         """Bytes of the LMDB files."""

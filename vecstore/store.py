@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from vecstore import layout
+from vecstore.backup import back_up
 from vecstore.check import check_store
+from vecstore.clustering import Progress, silent
 from vecstore.codecs import Codec, find_codec
 from vecstore.collection import Collection
 from vecstore.config import DIM_MAX, Metric
 from vecstore.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
+    CorruptionError,
     DiskFullError,
     InvalidArgumentError,
     ReadOnlyError,
@@ -26,13 +29,14 @@ from vecstore.errors import (
 from vecstore.extent_set import Identity
 from vecstore.extents import folder_bytes
 from vecstore.facts import Edit, delete_range, put_store, read_store
-from vecstore.inputs import parse_name
+from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
 from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
+from vecstore.repair import repair_collection
 from vecstore.results import Violation
 from vecstore.session import Session
-from vecstore.snapshot import read_state, scan
+from vecstore.snapshot import read_catalogue, read_state
 from vecstore.storage import Environment
 
 
@@ -57,12 +61,7 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
     """
     if not isinstance(durability, str) or durability not in ("commit", "batch"):
         raise InvalidArgumentError(f"durability is {durability!r}; use 'commit' or 'batch'.")
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise InvalidArgumentError(f"path is {path!r}; pass the path of a directory.")
-    if isinstance(os.fspath(path), bytes) or "\0" in str(path):
-        raise InvalidArgumentError(f"path is {path!r}; pass the path of a directory as str.")
-    folder = Path(os.path.abspath(path))
-    environment = Environment.open(folder, mode)
+    environment = Environment.open(parse_path(path), mode)
     try:
         if durability == "batch" and mode == "w":
             environment.start_batches()
@@ -191,10 +190,73 @@ class Store:
             idle = self._session.write_lock.acquire(blocking=False)
             try:
                 quiet = idle and (self._session.writable or not self._environment.has_writer())
-                return check_store(self._environment, self._catalogue(), quiet)
+                return check_store(self._environment, quiet)
             finally:
                 if idle:
                     self._session.write_lock.release()
+
+    def repair(self, progress: Progress | None = None) -> list[str]:
+        """Make anew what follows from rows and facts: postings, directories, the metadata index.
+
+        Where these are damaged or missing, and all vectors, ids and facts of the collection are
+        sound, they are written again in one commit.  A damaged vector cannot be made good: it
+        stays, reads of it raise `CorruptionError`, and its id is told.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called as `progress(stage, done, total)`.
+
+        Returns
+        -------
+        list of str
+            What was done and what could not be, in sentences; empty when nothing was wrong.
+
+        Raises
+        ------
+        CorruptionError
+            The facts themselves are damaged; nothing was changed.
+        ReadOnlyError, DiskFullError
+        """
+        self._refuse_read_only("repair")
+        with self._session as environment, self._session.write_lock:
+            wrong = environment.walk_facts()
+            if wrong:
+                raise CorruptionError(
+                    f"The facts of {self.path} are damaged ({wrong}); restore a backup. Nothing "
+                    f"was changed."
+                )
+            said = []
+            for name in self.collections():
+                writing = self.collection(name)._core.writing
+                said += repair_collection(writing, progress or silent)
+            return said
+
+    def backup(self, dest: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        """Copy the store, as one commit left it, while this and other processes go on with it.
+
+        The copy is a store like any other.  It appears under its name when it is whole and on
+        disk; meanwhile it grows beside it, in a folder called `dest` and ".part".
+
+        Parameters
+        ----------
+        dest : str or PathLike
+            A folder outside the store that does not exist, or is empty.
+        progress : callable, optional
+            Called as `progress(stage, done, total)`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            There is something at `dest`, or it lies within the store.
+        DiskFullError
+            The copy does not fit.
+        CorruptionError
+            A file of the store is missing or cut short.  In all cases nothing was changed.
+        """
+        target = parse_path(dest, "dest")
+        with self._session as environment:
+            back_up(environment, target, progress or silent)
 
     def stats(self) -> dict[str, Any]:
         """Describe the store: format, collections, bytes on disk."""
@@ -220,11 +282,7 @@ class Store:
         with self._session as environment:
             transaction = environment.read()
             try:
-                prefix = layout.key(0, Kind.CATALOGUE)
-                return {
-                    key[len(prefix) :].decode(): layout.unpack(value, type=CollectionRecord)
-                    for key, value in scan(transaction, prefix)
-                }
+                return read_catalogue(transaction)
             finally:
                 transaction.abort()
 

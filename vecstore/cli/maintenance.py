@@ -1,8 +1,12 @@
-"""`vecstore stats`, `check` and `warmup`: what a store is made of, and whether it is sound."""
+"""What a store is made of, whether it is sound, and keeping it so.
+
+`vecstore stats`, `check`, `compact`, `backup` and `warmup`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +17,7 @@ from vecstore.cli.stores import (
     CollectionOption,
     JsonOption,
     StoreArgument,
+    changed,
     folder_bytes,
     opened,
 )
@@ -39,23 +44,79 @@ def stats(
 
 
 @app.command()
-def check(store: StoreArgument, json: JsonOption = False) -> None:
+def check(
+    store: StoreArgument,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Make postings and metadata index anew where they are damaged."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Verify every invariant; status 1 if one is violated."""
-    with opened(store, "r") as source:
-        violations = [
-            {"invariant": found.invariant, "where": found.where, "detail": found.detail}
-            for found in source.check()
-        ]
+    done: list[str] = []
+    with changed(store) if repair else opened(store, "r") as source:
+        found = source.check()
+        if repair and found:
+            with progress_bars() as progress:
+                done = source.repair(progress)
+            found = source.check()
+    violations = [
+        {"invariant": one.invariant, "where": one.where, "detail": one.detail} for one in found
+    ]
     if json:
-        emit_json({"store": store, "sound": not violations, "violations": violations})
-    elif violations:
-        for found in violations:
-            typer.echo(plain(f"{found['invariant']}: {found['where']}: {found['detail']}"))
-        typer.echo(f"{len(violations)} violation{'' if len(violations) == 1 else 's'}.")
+        repaired = {"repair": done} if repair else {}
+        emit_json({"store": store, "sound": not violations, "violations": violations, **repaired})
     else:
-        typer.echo(f"{plain(store)} is sound.")
+        for sentence in done:
+            typer.echo(plain(sentence))
+        for one in violations:
+            typer.echo(plain(f"{one['invariant']}: {one['where']}: {one['detail']}"))
+        if violations:
+            typer.echo(f"{len(violations)} violation{'' if len(violations) == 1 else 's'}.")
+        else:
+            typer.echo(f"{plain(store)} is sound.")
     if violations:
         raise typer.Exit(STATUS_FAULT)
+
+
+@app.command()
+def compact(
+    store: StoreArgument, collection: CollectionOption = None, json: JsonOption = False
+) -> None:
+    """Merge extents and give the space of dead rows back, of one collection or all."""
+    with changed(store) as source, progress_bars() as progress:
+        names = source.collections() if collection is None else [collection]
+        chosen = [source.collection(name) for name in names]
+        before = folder_bytes(store)
+        for docs in chosen:
+            docs.compact(progress)
+        after = folder_bytes(store)
+    if json:
+        emit_json(
+            {"store": store, "collections": names, "bytes_before": before, "bytes_after": after}
+        )
+    else:
+        typer.echo(f"{plain(store)}: {size_text(before)} before, {size_text(after)} after.")
+
+
+@app.command()
+def backup(
+    store: StoreArgument,
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A folder that does not exist, or is empty.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Copy a store while others read it and write to it."""
+    with opened(store, "r") as source, progress_bars() as progress:
+        source.backup(dest, progress)
+    copied = folder_bytes(dest)
+    if json:
+        emit_json({"store": store, "dest": dest, "disk_bytes": copied})
+    else:
+        typer.echo(f"{plain(store)} was copied to {plain(dest)} ({size_text(copied)}).")
 
 
 @app.command()

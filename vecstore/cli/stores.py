@@ -43,6 +43,14 @@ def opened(path: Path, mode: Literal["r", "w"]) -> Iterator[Store]:
         yield store
 
 
+@contextmanager
+def changed(path: Path) -> Iterator[Store]:
+    """Open a store that exists for a command that writes to it."""
+    vecstore.open(path, "r").close()
+    with vecstore.open(path, "w") as store:
+        yield store
+
+
 def pick_name(store: Store, path: Path, name: str | None) -> str:
     """Return the collection's name: the one given, or the only one there is."""
     if name is not None:

@@ -9,7 +9,7 @@ import typer
 
 from vecstore.cli.app import app
 from vecstore.cli.output import emit_json, progress_bars, size_text
-from vecstore.cli.stores import CollectionOption, JsonOption, StoreArgument, opened, pick
+from vecstore.cli.stores import CollectionOption, JsonOption, StoreArgument, changed, pick
 
 if TYPE_CHECKING:
     from vecstore.results import Candidate, Tuning
@@ -38,7 +38,7 @@ def tune(
     json: JsonOption = False,
 ) -> None:
     """Measure codecs and efforts on the collection; keep the quickest that reaches the recall."""
-    with opened(store, "w") as source:
+    with changed(store) as source:
         docs = pick(source, store, collection)
         asked = None
         if queries is not None:
