@@ -23,8 +23,16 @@ from vecstore.tenant_view import TenantView, open_tenant
 U32 = NDArray[np.uint32]
 
 
-def check_tenants(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Every tenant's rows are where it looks for them (invariants 1 to 4)."""
+def check_tenants(
+    transaction: lmdb.Transaction, snapshot: Snapshot, *, metadata: bool = True
+) -> Iterator[Violation]:
+    """Every tenant's rows are where it looks for them (invariants 1 to 5).
+
+    Parameters
+    ----------
+    metadata : bool
+        The index of metadata is looked at, too.
+    """
     collection, where = snapshot.identity.record.number, snapshot.identity.name
     numbers = [
         int(layout.U32.unpack(key[-4:])[0])
@@ -35,7 +43,8 @@ def check_tenants(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator
             view = open_tenant(snapshot, transaction, number)
             yield from _check_directory(view)
             yield from _check_postings(transaction, view)
-            yield from _check_metadata(transaction, view)
+            if metadata:
+                yield from _check_metadata(transaction, view)
         except CorruptionError as error:
             yield Violation("tenant-readable", f"{where}: tenant {number}", str(error))
 

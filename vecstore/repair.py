@@ -30,9 +30,9 @@ from vecstore.check import (
     broken_extents,
     check_collection,
     check_rows,
-    check_tenants,
     damaged_pages,
 )
+from vecstore.check_tenants import check_tenants
 from vecstore.clustering import Progress, worker_pool
 from vecstore.config import CHUNK_ROWS
 from vecstore.errors import CorruptionError, DiskFullError, VecstoreError
@@ -106,7 +106,8 @@ def _answers(
     """Tell whether extents of these kinds can be used, and lead every tenant to its rows."""
     try:
         snapshot = take_snapshot(identity, transaction, None, kinds)
-        return not list(check_tenants(transaction, snapshot))
+        metadata = ExtentKind.ATTRIBUTES in kinds
+        return not list(check_tenants(transaction, snapshot, metadata=metadata))
     except VecstoreError:
         return False
 
