@@ -197,7 +197,7 @@ def test_extents_that_changed_places(path: Path) -> None:
 def test_writes_do_not_spread_damage(
     path: Path, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training reads every row: it refuses damaged ones, and stores nothing of the call."""
+    """What has to read a damaged row refuses the call; a damaged posting only stays as it is."""
     small_limits(monkeypatch)
     number = next(
         n for n in extents_of(path, 1) if (header(path, n)["table"]["section"] == section).any()
@@ -217,6 +217,9 @@ def test_writes_do_not_spread_damage(
             assert docs.count() == before
         else:
             assert error is None
+            assert docs.count() == before + 400
+            assert {violation.invariant for violation in store.check()} == {"checksums"}
+            assert store.repair()
             assert store.check() == []
 
 

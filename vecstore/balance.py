@@ -29,6 +29,7 @@ from vecstore.config import (
 )
 from vecstore.directory import Leaves
 from vecstore.division import Assignment, copies_for
+from vecstore.errors import CorruptionError
 from vecstore.kernels.closure import choose_copies
 from vecstore.layout import get_bits
 from vecstore.tenant_view import TenantView
@@ -373,7 +374,10 @@ def find_change(view: TenantView | None, one: Assignment, replaced: U32) -> Chan
         return None
     codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
     near = around(one.leaves, np.concatenate([split, dissolve]))
-    ordinals, rows = view.index.entries_of(near, codec.block_bytes(dim))
+    try:
+        ordinals, rows = view.index.entries_of(near, codec.block_bytes(dim))
+    except CorruptionError:  # what comes is stored all the same; reads and checks tell the damage
+        return None
     # Revoked rows stay entries, see `membership`.
     live = get_bits(view.snapshot.live, rows) & ~np.isin(rows, replaced)
     return Change(split, dissolve, ordinals[live], rows[live])
