@@ -242,13 +242,17 @@ class Extent:
 
 
 def remove_orphans(folder: Path, named: set[int]) -> list[int]:
-    """Delete files that no transaction names (a crash left them); return their numbers."""
+    """Delete files that no transaction names (a crash left them); return their numbers.
+
+    One that cannot be removed stays: the number is overwritten when it is given again.
+    """
     removed = []
     for entry in folder.iterdir():
         number = entry.stem
         if entry.suffix == ".ext" and number.isdigit() and int(number) not in named:
-            entry.unlink()
-            removed.append(int(number))
+            with suppress(OSError):
+                entry.unlink()
+                removed.append(int(number))
     return sorted(removed)
 
 
