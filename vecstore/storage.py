@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +46,14 @@ from vecstore.layout import Kind
 
 _LOOK_S = 0.005
 _FACTS_FILE = "data.mdb"
+_SAY_ENOUGH = (
+    DiskFullError,
+    FormatVersionError,
+    NotAStoreError,
+    ReadOnlyError,
+    StoreNotFoundError,
+    WriterLockedError,
+)
 _WALK = """
 import sys, lmdb
 with lmdb.open(sys.argv[1], readonly=True, lock=False, lib_version=0) as facts:
@@ -84,32 +92,52 @@ def _read_marker(path: Path) -> None:
         )
 
 
-def _create(path: Path) -> None:
-    """Lay out an empty store; the marker comes last, so that half a store is none.
-
-    Facts are there before the marker: a marker without them means that they were lost.
-    """
-    if path.exists() and (not path.is_dir() or any(_foreign(path))):
+def _make_folder(path: Path) -> None:
+    """Make the folder of a store, or find that something else is there."""
+    if not path.exists():
+        path.mkdir(parents=True, exist_ok=True)
+    elif not path.is_dir() or any(_foreign(path)):
         _read_marker(path)
+
+
+def _create(path: Path) -> None:
+    """Lay out an empty store; the writer's lock must be held.
+
+    The marker comes last, so that half a store is none.  Facts and all folders are durable before
+    it: a marker without them means that they were lost.
+    """
+    if (path / layout.MARKER_NAME).exists():
         return
-    (path / layout.EXTENTS_NAME).mkdir(parents=True, exist_ok=True)
+    (path / layout.EXTENTS_NAME).mkdir(exist_ok=True)
     (path / layout.FACTS_NAME).mkdir(exist_ok=True)
-    if not (path / layout.MARKER_NAME).exists():
-        facts = lmdb.open(str(path / layout.FACTS_NAME), lib_version=0)
-        try:
-            with facts.begin(write=True) as transaction:
-                transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
-        finally:
-            facts.close()
-        sync_folder(path / layout.FACTS_NAME)
-        part = path / f"{layout.MARKER_NAME}.part"
-        with open(part, "wb") as file:
-            file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path / layout.MARKER_NAME)
-        sync_folder(path)
-        sync_folder(path.absolute().parent)
+    try:
+        _write_first_facts(path / layout.FACTS_NAME)
+    except lmdb.InvalidError:
+        if any((path / layout.EXTENTS_NAME).iterdir()):
+            raise
+        # The power went while these facts were first written: nothing was ever stored in them.
+        (path / layout.FACTS_NAME / _FACTS_FILE).unlink()
+        _write_first_facts(path / layout.FACTS_NAME)
+    sync_folder(path / layout.FACTS_NAME)
+    for folder in (path, *path.absolute().parents):
+        with suppress(PermissionError):  # who may not read a folder has not made it
+            sync_folder(folder)
+    part = path / f"{layout.MARKER_NAME}.part"
+    with open(part, "wb") as file:
+        file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path / layout.MARKER_NAME)
+    sync_folder(path)
+
+
+def _write_first_facts(folder: Path) -> None:
+    facts = lmdb.open(str(folder), lib_version=0)
+    try:
+        with facts.begin(write=True) as transaction:
+            transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
+    finally:
+        facts.close()
 
 
 def _foreign(path: Path) -> Iterator[Path]:
@@ -196,26 +224,29 @@ class Environment:
         if mode not in ("r", "w"):
             raise InvalidArgumentError(f"mode is {mode!r}; use 'r' or 'w'.")
         with cls._shared_lock:
+            lock: int | None = None
             try:
+                try:
+                    with disk_errors(path):
+                        if mode == "w":
+                            _make_folder(path)
+                            lock = cls._lock_writer(path)
+                            _create(path)
+                        _read_marker(path)
+                except _SAY_ENOUGH:
+                    raise
+                except (OSError, VecstoreError, ValueError) as error:
+                    raise NotAStoreError(
+                        f"{path} cannot be opened as a store ({error}); give the path of a "
+                        f"directory that this user may read."
+                    ) from error
                 with disk_errors(path):
-                    if mode == "w":
-                        _create(path)
-                    _read_marker(path)
-            except (DiskFullError, StoreNotFoundError, NotAStoreError, FormatVersionError):
-                raise
-            except (OSError, VecstoreError, ValueError) as error:
-                raise NotAStoreError(
-                    f"{path} cannot be opened as a store ({error}); give the path of a directory "
-                    f"that this user may read."
-                ) from error
-            lock = cls._lock_writer(path) if mode == "w" else None
-            try:
-                stat = os.stat(path)
-                identity = (stat.st_dev, stat.st_ino)
-                shared = cls._shared.get(identity)
-                if shared is None or shared.forked:
-                    shared = cls(path)
-                    cls._shared[identity] = shared
+                    stat = os.stat(path)
+                    identity = (stat.st_dev, stat.st_ino)
+                    shared = cls._shared.get(identity)
+                    if shared is None or shared.forked:
+                        shared = cls(path)
+                        cls._shared[identity] = shared
             except BaseException:
                 if lock is not None:
                     os.close(lock)
@@ -313,6 +344,15 @@ class Environment:
                 self.refuses_writes = str(error)
                 raise
 
+    def sync(self) -> None:
+        """Make durable what is visible.
+
+        A writer that was killed may have left a commit written and not synced, a failed commit may
+        have been taken back without that being on disk.  Before this nothing may be unlinked.
+        """
+        with disk_errors(self.path):
+            self._env.sync(True)
+
     def oldest_reader(self) -> int | None:
         """Oldest transaction number that a reader anywhere still uses, if any."""
         self._env.reader_check()
@@ -346,6 +386,7 @@ def _mark_forked() -> None:
             os.close(shared._lock_descriptor)
             shared._lock_descriptor = None
     Environment._shared.clear()
+    Environment._shared_lock = threading.Lock()  # another thread may have held it
 
 
 os.register_at_fork(after_in_child=_mark_forked)
