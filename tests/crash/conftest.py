@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, library: Any) -> Iterator[S
 def shimmed(server: Server, library: Any) -> Server:
     """The server, in a test that needs the shim."""
     if library is None:
-        pytest.skip("needs a C compiler for tests/crash/shim.c, and a system that preloads it")
+        pytest.skip("needs Linux and a C compiler, for tests/crash/shim.c")
     return server
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lmdb
+import numpy as np
 
-from vecstore import compaction, extents, extent_set, facts, indexing, storage, write
+import vecstore
+from vecstore import extents, facts, storage, write
 from vecstore.extents import extent_path
 from vecstore.storage import Environment
 
@@ -51,14 +53,14 @@ def unlink_before_commit() -> None:
         numbers = list(numbers)
         retire(edit, numbers)
         for number in numbers:
-            extent_path(_folder(edit), number).unlink(missing_ok=True)
+            extent_path(_folder(), number).unlink(missing_ok=True)
         time.sleep(0.02 if numbers else 0)
 
     facts.Edit.retire_extents = early  # type: ignore[method-assign]
 
 
-def _folder(edit: Any) -> Path:
-    return Path(next(iter(Environment._shared.values())).extents)
+def _folder() -> Path:
+    return next(iter(Environment._shared.values())).extents
 
 
 def commit_not_synced() -> None:
@@ -88,8 +90,6 @@ def two_commits() -> None:
 
 
 def _part(batch: Any, part: slice) -> Any:
-    import numpy as np
-
     places = np.arange(len(batch.ids))[part]
     return write.Batch(
         batch.ids.part(places),
@@ -99,25 +99,34 @@ def _part(batch: Any, part: slice) -> Any:
     )
 
 
-def checksums_not_looked_at() -> None:
-    """Whatever was read is taken to be what was written."""
-    from vecstore import rawrows, postings
-
-    verify_nothing = lambda *_: None  # noqa: E731
-    _ = (rawrows, postings, verify_nothing)
+def failed_commit_forgotten() -> None:
+    """After a failed commit the next call writes on."""
+    Environment.refuses_writes = property(lambda _: "", lambda *_: None)  # type: ignore[assignment]
 
 
-def error_swallowed() -> None:
-    """A failed sync of an extent is taken for a success."""
+def failed_call_keeps_its_rows() -> None:
+    """A failed sync of an extent is told, but the commit that names it is made all the same."""
+    finish = extents.ExtentWriter.finish
 
-    def careless(descriptor: int) -> None:
+    def careless(writer: Any, count: int) -> Any:
         try:
-            os.fsync(descriptor)
-        except OSError:
-            pass
+            return finish(writer, count)
+        except vecstore.VecstoreError as error:
+            errors.append(error)
+            writer._file = open(writer._path, "r+b")  # noqa: SIM115
+            return finish(writer, count)
 
-    extents.os = SimpleNamespace(**{**vars(os), "fsync": careless})  # type: ignore[attr-defined]
+    errors: list[vecstore.VecstoreError] = []
+    put = write.Writer.put
+
+    def tell(writer: Any, batch: Any, **options: Any) -> None:
+        put(writer, batch, **options)
+        if errors:
+            raise vecstore.DiskFullError(str(errors.pop()))
+
+    extents.ExtentWriter.finish = careless  # type: ignore[method-assign]
+    write.Writer.put = tell  # type: ignore[method-assign]
 
 
-FAULTS: dict[str, Callable[[], None]] = {}
-_ = (compaction, extent_set, indexing)
+def acknowledged_early() -> None:
+    """`lives.live` acknowledges a call before it makes it."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import vecstore
 from tests.crash import faults, shim, work
 from vecstore.layout import MARKER_NAME
+
+DISK = "disk"
+"""Folder beside the traces that stands for a disk."""
 
 
 def live(path: str, acks: str, first: int, last: int, fault: str = "") -> None:
@@ -19,15 +24,21 @@ def live(path: str, acks: str, first: int, last: int, fault: str = "") -> None:
     with vecstore.open(path) as store:
         os.write(descriptor, b"open\n")
         for number in range(first, last):
+            if fault == "acknowledged_early":
+                os.write(descriptor, f"{number}\n".encode())
             work.apply(store, number)
-            os.write(descriptor, f"{number}\n".encode())
+            if fault != "acknowledged_early":
+                os.write(descriptor, f"{number}\n".encode())
 
 
-def traced(path: str, trace: str, first: int, last: int, die_at: int, fault: str = "") -> None:
-    """Make calls, writing all that reaches the files to a trace; end before a change."""
+def traced(path: str, trace: str, first: int, last: int, end: int, fault: str = "") -> None:
+    """Make calls, writing all that reaches the files to a trace.
+
+    The process ends before change `end`, in commit -`end` when it is negative, at last when it is 0.
+    """
     if fault:
         getattr(faults, fault)()
-    shim.arm(Path(path).parent, Path(trace), die_at)
+    shim.arm(Path(trace).parent / DISK, Path(trace), abs(end), end < 0)
     shim.mark("opening")
     with vecstore.open(path) as store:
         shim.mark("open")
@@ -74,3 +85,59 @@ def peek(path: str) -> Any:
         return work.states(0)[0]
     with vecstore.open(path, mode="r") as store:
         return work.contents(store)
+
+
+@dataclass
+class Failure:
+    """How far a process came whose n-th call failed.
+
+    Attributes
+    ----------
+    done : int
+        Calls of the history that returned, those before it included.
+    error : str
+        Kind and text of the first typed error, if there was one.
+    file : str
+        File of the call that failed; empty when the run was over before.
+    held : object
+        What the store held after the error; None where that could not be read.
+    wrote_on : bool
+        Whether the call that failed went well when it was made again.
+    """
+
+    done: int
+    error: str = ""
+    file: str = ""
+    held: Any = None
+    wrote_on: bool = False
+
+
+def failing(
+    path: str, first: int, last: int, kinds: int, at: int, error: int, stays: bool, fault: str = ""
+) -> Failure:
+    """Make calls while the n-th of some kinds of calls to the system fails."""
+    if fault:
+        getattr(faults, fault)()
+    shim.arm(Path(path).parent)
+    shim.fail(shim.Kind(kinds), at, error, stays)
+    found = Failure(first)
+    try:
+        store = vecstore.open(path)
+    except vecstore.VecstoreError as problem:
+        return Failure(first, f"{type(problem).__name__}: {problem}", shim.failed())
+    try:
+        for number in range(first, last):
+            work.apply(store, number)
+            found.done = number + 1
+    except vecstore.VecstoreError as problem:
+        found.error = f"{type(problem).__name__}: {problem}"
+        with suppress(vecstore.VecstoreError):
+            found.held = work.contents(store)
+        if not stays:
+            with suppress(vecstore.VecstoreError):
+                work.apply(store, found.done)
+                found.wrote_on = True
+    found.file = shim.failed()
+    if at % 2:  # or else the process just ends
+        store.close()
+    return found

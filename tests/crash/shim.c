@@ -38,10 +38,12 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char root[1024];
 static int trace = -1;
 static long die_at, changes;
+static int die_in_commit;
 static int fail_kinds, fail_error, fail_stays;
 static long fail_at, fail_seen;
 static uint32_t handles;
-static struct { uint32_t handle; int sync, traced; } known[DESCRIPTORS];
+static char failed[256];
+static struct { uint32_t handle; int sync, traced; char file[256]; } known[DESCRIPTORS];
 
 #define REAL(type, name, ...)                                   \
     static type (*real)(__VA_ARGS__);                           \
@@ -65,16 +67,24 @@ static void record(uint32_t op, uint32_t handle, uint64_t place, const char *pat
         }
 }
 
-/* One more change is about to reach the files; the process may end instead. */
-static void change(void) {
-    if (die_at && ++changes >= die_at) _exit(EXIT_KILLED);
+/* One more change is about to reach the files; the process may end instead.  `commit` is the
+ * moment when a range was written that is to be synced, and is not yet: LMDB's commit. */
+static void change(int commit) {
+    if (die_at && (commit || !die_in_commit) && ++changes >= die_at) _exit(EXIT_KILLED);
+}
+
+static void copy_name(char *to, const char *path) {
+    const char *name = strlen(path) > strlen(root) ? path + strlen(root) + 1 : path;
+    strncpy(to, name, 255);
 }
 
 /* Whether this call is the one to fail. */
-static int fails(int kind) {
+static int fails(int kind, const char *name) {
     if (!(fail_kinds & kind)) return 0;
     fail_seen++;
-    return fail_at && (fail_seen == fail_at || (fail_stays && fail_seen > fail_at));
+    if (!fail_at || fail_seen < fail_at || (fail_seen > fail_at && !fail_stays)) return 0;
+    if (fail_seen == fail_at) strncpy(failed, name, sizeof failed - 1);
+    return 1;
 }
 
 static int inside(const char *path) {
@@ -91,20 +101,25 @@ static int watched(int fd) { return fd >= 0 && fd < DESCRIPTORS && known[fd].han
 
 /* --- what the tests call ------------------------------------------------------------------ */
 
-void shim_arm(const char *folder, const char *trace_path, long die) {
+void shim_arm(const char *folder, const char *trace_path, long die, int in_commit) {
     REAL(int, "open", const char *, int, ...);
     strncpy(root, folder, sizeof root - 1);
     if (*trace_path) trace = real(trace_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     die_at = die;
+    die_in_commit = in_commit;
     changes = 0;
 }
 
 void shim_fail(int kinds, long at, int error, int stays) {
     fail_kinds = kinds, fail_at = at, fail_error = error, fail_stays = stays;
     fail_seen = 0;
+    failed[0] = 0;
 }
 
 long shim_seen(void) { return fail_seen; }
+
+/* File of the first call that failed. */
+const char *shim_failed(void) { return failed; }
 
 void shim_mark(const char *text) {
     pthread_mutex_lock(&lock);
@@ -120,13 +135,14 @@ static int opened(open_call real, const char *path, int flags, mode_t mode) {
     if (!inside(path)) return real(path, flags, mode);
     pthread_mutex_lock(&lock);
     int fd = -1;
-    if (fails(FAIL_OPEN)) {
+    if (fails(FAIL_OPEN, path)) {
         errno = fail_error;
     } else {
-        if (flags & (O_CREAT | O_TRUNC)) change();
+        if (flags & (O_CREAT | O_TRUNC)) change(0);
         fd = real(path, flags, mode);
         if (fd >= 0 && fd < DESCRIPTORS) {
             known[fd].handle = ++handles;
+            copy_name(known[fd].file, path);
             known[fd].sync = flags & O_DSYNC;
             known[fd].traced = !of_lock(path);
             if (known[fd].traced) record(OPEN, handles, (uint64_t)flags, path, NULL, 0);
@@ -187,12 +203,12 @@ static ssize_t written(int fd, const struct iovec *pieces, int count, off_t at) 
     }
     ssize_t done = -1;
     pthread_mutex_lock(&lock);
-    int fail = fails(FAIL_WRITE);
+    int fail = fails(FAIL_WRITE, known[fd].file);
     if (fail && (fail_error || n < 2)) {
         errno = fail_error ? fail_error : EIO;
     } else {
         if (fail) n /= 2;
-        change();
+        change(0);
         off_t place = at < 0 ? lseek(fd, 0, SEEK_CUR) : at;
         done = real(fd, data, n, place);
         if (done >= 0) {
@@ -201,11 +217,11 @@ static ssize_t written(int fd, const struct iovec *pieces, int count, off_t at) 
                 record(WRITE, known[fd].handle, (uint64_t)place, NULL, data, (size_t)done);
             if (known[fd].sync) {
                 uint32_t length = (uint32_t)done;
-                if (fails(FAIL_SYNC)) {
+                if (fails(FAIL_SYNC, known[fd].file)) {
                     errno = fail_error ? fail_error : EIO;
                     done = -1;
                 } else {
-                    change();
+                    change(1);
                     record(SYNC_RANGE, known[fd].handle, (uint64_t)place, NULL, &length, 4);
                 }
             }
@@ -253,10 +269,10 @@ DEFINE_PWRITEV(pwritev64)
         if (!watched(fd)) return real(fd, size);                                 \
         pthread_mutex_lock(&lock);                                               \
         int done = -1;                                                           \
-        if (fails(FAIL_WRITE)) {                                                 \
+        if (fails(FAIL_WRITE, known[fd].file)) {                                                 \
             errno = fail_error ? fail_error : EIO;                               \
         } else {                                                                 \
-            change();                                                            \
+            change(0);                                                            \
             done = real(fd, size);                                               \
             if (!done && known[fd].traced)                                       \
                 record(TRUNCATE, known[fd].handle, (uint64_t)size, NULL, NULL, 0); \
@@ -273,10 +289,10 @@ static int synced(int (*real)(int), int fd) {
     if (!watched(fd)) return real(fd);
     pthread_mutex_lock(&lock);
     int done = -1;
-    if (fails(FAIL_SYNC)) {
+    if (fails(FAIL_SYNC, known[fd].file)) {
         errno = fail_error ? fail_error : EIO;
     } else {
-        change();
+        change(0);
         done = real(fd);
         if (!done && known[fd].traced) record(SYNC, known[fd].handle, 0, NULL, NULL, 0);
     }
@@ -303,10 +319,10 @@ int rename(const char *from, const char *to) {
     if (!inside(from)) return real(from, to);
     pthread_mutex_lock(&lock);
     int done = -1;
-    if (fails(FAIL_RENAME)) {
+    if (fails(FAIL_RENAME, from)) {
         errno = fail_error ? fail_error : EIO;
     } else {
-        change();
+        change(0);
         done = real(from, to);
         if (!done) record(RENAME, 0, 0, from, to, strlen(to));
     }
@@ -319,10 +335,10 @@ int unlink(const char *path) {
     if (!inside(path)) return real(path);
     pthread_mutex_lock(&lock);
     int done = -1;
-    if (fails(FAIL_UNLINK)) {
+    if (fails(FAIL_UNLINK, path)) {
         errno = fail_error ? fail_error : EIO;
     } else {
-        change();
+        change(0);
         done = real(path);
         if (!done) record(UNLINK, 0, 0, path, NULL, 0);
     }
@@ -336,7 +352,7 @@ int mkdir(const char *path, mode_t mode) {
     REAL(int, "mkdir", const char *, mode_t);
     if (!inside(path)) return real(path, mode);
     pthread_mutex_lock(&lock);
-    change();
+    change(0);
     int done = real(path, mode), error = errno;
     if (!done) record(MKDIR, 0, 0, path, NULL, 0);
     pthread_mutex_unlock(&lock);
@@ -349,7 +365,7 @@ int mkdir(const char *path, mode_t mode) {
         REAL(void *, #name, void *, size_t, int, int, int, off_t);                      \
         if (watched(fd)) {                                                              \
             pthread_mutex_lock(&lock);                                                  \
-            int fail = fails(FAIL_MMAP);                                                \
+            int fail = fails(FAIL_MMAP, known[fd].file);                                                \
             pthread_mutex_unlock(&lock);                                                \
             if (fail) {                                                                 \
                 errno = fail_error ? fail_error : ENOMEM;                               \

@@ -6,6 +6,7 @@ import ctypes
 import enum
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,15 @@ def compiler() -> str | None:
 
 
 def build(folder: Path) -> Path | None:
-    """Compile the shim; None without a compiler, or where it cannot be preloaded."""
+    """Compile the shim; None without a compiler, or on another system than Linux."""
     found = compiler()
-    if found is None:
+    if found is None or sys.platform != "linux":
         return None
     target = folder / "shim.so"
     command = [found, "-O1", "-shared", "-fPIC", "-o", target, SOURCE, "-ldl", "-lpthread"]
-    made = subprocess.run(command, capture_output=True, check=False)
-    return target if made.returncode == 0 else None
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return target
 
 
 @cache
@@ -45,15 +47,19 @@ def _library() -> Any:
     """The shim of this process, which must have been preloaded."""
     library = ctypes.CDLL(None)
     library.shim_seen.restype = ctypes.c_long
-    library.shim_arm.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long]
+    library.shim_failed.restype = ctypes.c_char_p
+    library.shim_arm.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
     library.shim_fail.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_int, ctypes.c_int]
     library.shim_mark.argtypes = [ctypes.c_char_p]
     return library
 
 
-def arm(folder: Path, trace: Path | None = None, die_at: int = 0) -> None:
-    """Watch the files under a folder, write a trace, end the process before its n-th change."""
-    _library().shim_arm(str(folder).encode(), str(trace or "").encode(), die_at)
+def arm(folder: Path, trace: Path | None = None, die_at: int = 0, in_commit: bool = False) -> None:
+    """Watch the files under a folder, write a trace, end the process before its n-th change.
+
+    With `in_commit` only those changes count that make a commit durable which was written.
+    """
+    _library().shim_arm(str(folder).encode(), str(trace or "").encode(), die_at, in_commit)
 
 
 def fail(kinds: Kind, at: int, error: int, stays: bool = False) -> None:
@@ -72,3 +78,8 @@ def seen() -> int:
 def mark(text: str) -> None:
     """Put a mark into the trace."""
     _library().shim_mark(text.encode())
+
+
+def failed() -> str:
+    """File of the first call that failed; empty when none has."""
+    return str(_library().shim_failed().decode())

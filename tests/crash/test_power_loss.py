@@ -20,6 +20,8 @@ from tests.crash import lives, work
 from tests.crash.server import Server
 from tests.crash.trace import MARK, POLICIES, Disk, Record, lay_out, read
 
+STORE = "folders/to make/store"
+
 
 @dataclass
 class Traces:
@@ -49,15 +51,15 @@ class Tally:
 def make_traces(
     server: Server, folder: Path, ends: list[int], calls: int, fault: str = ""
 ) -> Traces:
-    """Let processes live one after another, each ended before so many changes; 0 is never."""
-    root = folder / "disk"
+    """Let processes live one after another, each ended as `lives.traced` says."""
+    root = folder / lives.DISK
     root.mkdir()
     found = Traces(root)
     states = work.states(calls + 1)
     first = 0
     for life, end in enumerate(ends):
         trace = folder / f"trace-{life}"
-        store = str(root / "store")
+        store = str(root / STORE)
         outcome = server.run(lives.traced, store, str(trace), first, calls, end, fault)
         assert outcome.status in (0, 137), outcome
         found.records += [*read(trace), None]
@@ -90,7 +92,7 @@ def try_images(server: Server, traces: Traces, folder: Path, count: int, seed: i
             target = folder / f"image-{tally.images}"
             target.mkdir()
             lay_out(image, target)
-            outcome = server.run(lives.look_and_go_on, str(target / "store"), tally.images)
+            outcome = server.run(lives.look_and_go_on, str(target / STORE), tally.images)
             where = f"image {tally.images} at {place} ({policy}), calls {low} to {high}"
             if outcome.status:
                 tally.wrong.append(f"{where}: {outcome.status} {outcome.error}")
@@ -150,15 +152,21 @@ def test_planted_bug_is_seen(shimmed: Server, tmp_path: Path, fault: str, report
     assert tally.wrong
 
 
+def test_power_loss_while_a_store_is_created(
+    shimmed: Server, tmp_path: Path, report: Any
+) -> None:
+    hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 60, 3), report)
+
+
 def test_power_loss(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [200, 400, 0], 45, 70, 2), report)
+    hold(attack(shimmed, tmp_path, [200, -15, 400, -9, 0], 60, 70, 2), report)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(4))
 def test_power_loss_for_long(shimmed: Server, tmp_path: Path, seed: int, report: Any) -> None:
     rng = random.Random(seed)
-    ends = [rng.randrange(1, 900) for _ in range(12)]
+    ends = [rng.randrange(1, 900) if life % 2 else -rng.randrange(1, 30) for life in range(24)]
     hold(attack(shimmed, tmp_path, [*ends, 0], 250, 400, seed), report)
 
 
