@@ -36,7 +36,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 class Child:
-    """A worker process (``python -m bench.worker``) and the connection to it.
+    """A worker process (``python -m bench.worker`` or the like) and the connection to it.
 
     Parameters
     ----------
@@ -46,15 +46,21 @@ class Child:
         Variables added to this process's environment.
     cgroup : Path or None
         Control group that the child joins before it imports anything.
+    module : str
+        What the child runs.
     """
 
     def __init__(
-        self, log: Path, environment: Mapping[str, str], cgroup: Path | None = None
+        self,
+        log: Path,
+        environment: Mapping[str, str],
+        cgroup: Path | None = None,
+        module: str = "bench.worker",
     ) -> None:
         self.log = log
         mine, theirs = socket.socketpair()
         path = os.pathsep.join(p for p in (str(REPOSITORY), os.environ.get("PYTHONPATH")) if p)
-        command = [sys.executable, "-m", "bench.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", module, str(theirs.fileno())]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*command, str(cgroup)] if cgroup else command,

@@ -48,6 +48,15 @@ def read_memory(pid: int | str = "self") -> Memory:
     return Memory(found["anon"], found["file"], found["rss"], found["peak_rss"])
 
 
+def read_anonymous(pid: int | str = "self") -> int:
+    """Anonymous bytes of a process, counted page by page (``RssAnon`` is kept per thread)."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as rollup:
+        for line in rollup:
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def read_storage_bytes() -> int:
     """Bytes that this process made the kernel fetch from storage so far (0 where not told)."""
     try:

@@ -143,7 +143,7 @@ class Worker:
         }
 
 
-def _answer(worker: Worker, command: str, arguments: dict[str, Any]) -> tuple[str, Any]:
+def _answer(worker: Any, command: str, arguments: dict[str, Any]) -> tuple[str, Any]:
     try:
         return "ok", getattr(worker, command)(**arguments)
     except ImportError as error:
@@ -156,8 +156,8 @@ def _answer(worker: Worker, command: str, arguments: dict[str, Any]) -> tuple[st
         return "error", f"{type(error).__name__}: {error} ({where})"
 
 
-def main() -> None:
-    """Obey the parent until it closes the connection."""
+def serve(worker: Any) -> None:
+    """Let the methods of an object obey the parent until it closes the connection."""
     if len(sys.argv) > 2:
         with open(os.path.join(sys.argv[2], "cgroup.procs"), "w", encoding="ascii") as group:
             group.write(str(os.getpid()))
@@ -165,13 +165,17 @@ def main() -> None:
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    worker = Worker()
     while True:
         try:
             command, arguments = connection.recv()
         except EOFError:
             return
         connection.send(_answer(worker, command, arguments))
+
+
+def main() -> None:
+    """Obey the parent until it closes the connection."""
+    serve(Worker())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import clustering, directory, division, write
+from vecstore import balance, clustering, directory, division, write
 from vecstore.collection import Collection
 
 E = TypeVar("E", bound=BaseException)
@@ -44,6 +44,8 @@ def small_limits(
     patch.setattr(write, "LOG_ROWS_MAX", log)
     patch.setattr(division, "LIST_BYTES_MAX", 48 * posting)
     patch.setattr(division, "RUN_ROWS_MAX", 2 * posting)
+    patch.setattr(balance, "POSTING_ENTRIES_MAX", 4 * posting)
+    patch.setattr(balance, "POSTING_ENTRIES_MIN", posting)
     train_cell = clustering.train_cell
 
     def small_cell(x: Any, seed: int, *_: Any) -> Any:

@@ -146,14 +146,14 @@ def test_cells_respect_the_limit(name: str, limit: int, rows: int) -> None:
     assert 1 <= len(leaves) <= len(x)
     assert np.isfinite(leaves).all()
     assert len(leaves) >= len(np.unique(x, axis=0)) / (limit * 2) - 1
-    for part in clustering._divide(x, limit):
+    for part in clustering.divide(x, limit):
         assert len(part) <= limit or len(np.unique(x[part], axis=0)) == 1
 
 
 @inputs
 def test_divide_partitions(name: str) -> None:
     x = np.asarray(INPUTS[name], np.float32)
-    parts = clustering._divide(x, 10)
+    parts = clustering.divide(x, 10)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(x)))
 
 

@@ -33,6 +33,9 @@ U32 = NDArray[np.uint32]
 
 QUERIES = 600
 TENANT_QUERIES = 128
+ROWS_PER_QUERY = 100
+"""A small collection is measured with fewer queries, so that this takes no longer than it took to
+build."""
 K = 10
 BOUNDS = (0.35, 0.5, 0.7, 1.0, 1.4)
 SPREADS = (0.5, 1.0, 1e9)
@@ -286,6 +289,7 @@ def calibrate(writing: Writing, tenant: TenantView, progress: Progress) -> None:
     """Measure and store the calibration of a tenant whose postings are new."""
     alone = tenant.number == TENANT_NONE
     queries, spreads = (QUERIES, SPREADS) if alone else (TENANT_QUERIES, TENANT_SPREADS)
+    queries = min(queries, max(TENANT_QUERIES, tenant.rows // ROWS_PER_QUERY))
     workload = held_out(tenant, queries, K, progress)
     efforts = []
     if workload is not None:
@@ -295,6 +299,7 @@ def calibrate(writing: Writing, tenant: TenantView, progress: Progress) -> None:
         record = edit.tenant(tenant.number)
         record.calibration = [effort.record() for effort in efforts]
         record.calibration_k = K
+        record.calibrated_rows = tenant.rows
         record.calibration_note = (
             "a single row" if workload is None else calibration_note(workload, tenant.rows)
         )

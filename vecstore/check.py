@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -16,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.attributes import Attributes, faults
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import POSTING_ROWS_MAX, RUN_ROWS_MAX
 from vecstore.directory import Directories
@@ -139,6 +141,13 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
         for run in range(len(runs.runs)):
             if not runs.intact(run):
                 yield Violation("checksums", where, str(runs.damage(run)))
+    if extent.kind == ExtentKind.ATTRIBUTES:
+        index = Attributes(extent)
+        for tenant in index.tenants.tolist():
+            if not index.intact(tenant):
+                yield Violation(
+                    "checksums", where, f"the metadata index of tenant {tenant} is damaged"
+                )
 
 
 def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
@@ -208,19 +217,32 @@ def _check_grants(
         yield Violation(
             "counts-agree", where, f"{shared} shared rows, {snapshot.state.shared_rows} counted"
         )
+    noted = {}
+    for kind in (Kind.PENDING, Kind.REVOKED):
+        prefix = layout.key(collection, kind)
+        keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
+        noted[kind] = {(int(row), int(own)) for own, row in map(layout.unpack_numbers, keys)}
+        for row, tenant in sorted(
+            noted[kind] - seen if kind == Kind.PENDING else noted[kind] & seen
+        ):
+            yield Violation(
+                "grants-agree", where, f"row {row} is {kind.name.lower()} for tenant {tenant}"
+            )
+    note_counts = [Counter(tenant for _, tenant in rows) for rows in noted.values()]
     own_counts, granted_counts = Counter(owned.values()), Counter(t for _, _, t in granted)
     pending = 0
     for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
         tenant = int(layout.U32.unpack(key[-4:])[0])
         record = layout.unpack(value, type=TenantRecord)
         pending += record.pending
-        counted = (record.rows, record.granted)
-        if counted != (own_counts.pop(tenant, 0), granted_counts.pop(tenant, 0)):
+        counted = (record.rows, record.granted, record.pending, record.revoked)
+        notes = [counts.pop(tenant, 0) for counts in note_counts]
+        if counted != (own_counts.pop(tenant, 0), granted_counts.pop(tenant, 0), *notes):
             yield Violation("counts-agree", where, f"tenant {tenant} counts its rows wrongly")
         name = layout.key(collection, Kind.TENANT_NAME, record.name.encode())
         if tenant != TENANT_NONE and transaction.get(name) != layout.U32.pack(tenant):
             yield Violation("tenants-named", where, f"tenant {tenant} is not {record.name!r}")
-    if own_counts or granted_counts:
+    if own_counts or granted_counts or any(note_counts):
         yield Violation("tenants-named", where, "rows belong to tenants that do not exist")
     if pending != snapshot.state.pending:
         yield Violation(
@@ -264,6 +286,7 @@ def _check_tenants(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterato
             view = open_tenant(snapshot, transaction, number)
             yield from _check_directory(view)
             yield from _check_postings(transaction, view)
+            yield from _check_metadata(transaction, view)
         except CorruptionError as error:
             yield Violation("tenant-readable", f"{where}: tenant {number}", str(error))
 
@@ -299,6 +322,28 @@ def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator
     foreign = int(np.bitwise_count(reached & view.live & ~known).sum())
     if foreign:
         yield Violation("rows-own", where, f"{foreign} rows of others are in its postings")
+
+
+def _check_metadata(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
+    """The metadata index of a tenant says of each row what its metadata says."""
+    identity = view.snapshot.identity
+    where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
+
+    def metadata(row: int) -> dict[str, Any] | None:
+        raw = transaction.get(layout.key_u32(identity.record.number, Kind.METADATA, row))
+        return None if raw is None else layout.unpack(raw)
+
+    indexed = np.setdiff1d(view.indexed, view.fresh)
+    missing = indexed
+    for source in view.snapshot.extents.attributes:
+        named = [entry.rows for entry in source.entries(view.number)]
+        present = np.intersect1d(np.concatenate([indexed[:0], *named]), indexed)
+        missing = np.setdiff1d(missing, present)
+        for fault in faults(source, view.number, present.astype(np.uint32), metadata):
+            yield Violation("metadata-indexed", where, fault)
+    lost = [row for row in missing.tolist() if metadata(row)]
+    if lost:
+        yield Violation("metadata-indexed", where, f"rows {lost[:5]} are in no metadata index")
 
 
 def _identical(snapshot: Snapshot, rows: U32) -> bool:

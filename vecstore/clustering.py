@@ -157,7 +157,7 @@ def bisect(x: F32) -> NDArray[np.bool_] | None:
     return sides
 
 
-def _divide(x: F32, limit: int) -> list[I64]:
+def divide(x: F32, limit: int) -> list[I64]:
     """Divide rows until every part is within the limit or consists of equal vectors."""
     parts, todo = [], [np.arange(len(x))]
     while todo:
@@ -196,7 +196,7 @@ def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTIN
     for members in np.split(order, ends[:-1]):
         if len(members):
             own = x[members]
-            means += [own[part].mean(axis=0) for part in _divide(own, limit)]
+            means += [own[part].mean(axis=0) for part in divide(own, limit)]
     return np.ascontiguousarray(means, dtype=np.float32)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vecstore.choice import Request
 from vecstore.clustering import Progress, silent
-from vecstore.config import Metric
+from vecstore.config import INT_ID_MAX, Metric
 from vecstore.core import Core
 from vecstore.errors import InvalidArgumentError, InvalidVectorError, TenantRequiredError
 from vecstore.extent_set import Identity
@@ -171,8 +171,9 @@ class Collection(Verbs):
         for limit, value in quota.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidArgumentError(f"{limit} is {value!r}; use an int, or None.")
-            if value is not None and value < 0:
-                raise InvalidArgumentError(f"{limit} is {value}; use 0 or more, or None.")
+            if value is not None and not 0 <= value <= INT_ID_MAX:
+                shown = value if abs(value) <= 2**64 else f"an int of {value.bit_length()} bits"
+                raise InvalidArgumentError(f"{limit} is {shown}; use 0 to 2**63 - 1, or None.")
         self._core.refuse_read_only()
         with self._core.session:
             self._core.writer.set_quota(parsed, quota)

@@ -9,12 +9,14 @@ where things stand changes, in one commit each.
 Invariants
 ----------
 * What can be found before a merge can be found after it, at the same distances.
+* A row that was revoked keeps its entries as long as it is listed as revoked: granted again, it is
+  taken to stand in a posting.
 * A merged extent is retired, and its file removed once no reader is older.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -23,7 +25,8 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.attributes import Attributes
-from vecstore.build import Builder, Built
+from vecstore.balance import Entries, trim
+from vecstore.build import Built
 from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Model, train_model
 from vecstore.config import EXTENT_BYTES_MAX
@@ -35,17 +38,23 @@ from vecstore.layout import Kind
 from vecstore.postings import PostingRuns
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.rawrows import RawRows
+from vecstore.rebuild import Rebuilder
 from vecstore.reclaim import remove_retired
-from vecstore.snapshot import Snapshot
-from vecstore.tenant_view import TenantView
+from vecstore.row_source import Rows
+from vecstore.snapshot import Snapshot, scan
+from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
 
 T = TypeVar("T", PostingRuns, RawRows, Attributes)
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 TIER_EXTENTS = 4
 TIER_BYTES = 1 << 20
 """Extents up to this size are of the lowest tier; each further one holds those up to
 `TIER_EXTENTS` times as large."""
+DIRECTORIES_MAX = 8
+"""Extents of directories, most of which is replaced by then."""
 DEAD_SHARE = 0.25
 """Share of stored rows that may be dead."""
 
@@ -71,6 +80,8 @@ class Compactor:
         if attributes:
             self._attributes(self._writing.newest(), attributes, progress)
         self._raws(self._writing.newest(), DEAD_SHARE, progress)
+        if len(extents.directories) > DIRECTORIES_MAX:
+            self._directories(self._writing.newest(), progress)
 
     def compact(self, progress: Progress) -> None:
         """Merge everything that can be."""
@@ -78,6 +89,9 @@ class Compactor:
         snapshot = self._writing.newest()
         self._attributes(snapshot, snapshot.extents.attributes, progress)
         self._raws(self._writing.newest(), 0.0, progress)
+        snapshot = self._writing.newest()
+        if len(snapshot.extents.directories) > 1:
+            self._directories(snapshot, progress)
 
     # --- postings --------------------------------------------------------------------------
 
@@ -105,7 +119,7 @@ class Compactor:
         ]
         model = self._model(snapshot)
 
-        def write(builder: Builder) -> list[Built]:
+        def write(builder: Rebuilder) -> list[Built]:
             if not assignments:
                 return []
             return [builder.merge(assignments, rows, snapshot.addresses(rows), model)]
@@ -123,17 +137,29 @@ class Compactor:
         """
         codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
         ordinals, rows = view.index.entries(codec.block_bytes(dim), wanted)
-        live = layout.get_bits(view.live, rows)
-        pairs = np.unique(ordinals[live] << 32 | rows[live].astype(np.int64))
+        live = layout.get_bits(view.snapshot.live, rows)  # with revoked ones, see `membership`
         directory = view.index.directory
-        if not len(pairs) or directory is None:
+        if not live.any() or directory is None:
             return None
-        used, homes = np.unique(pairs >> 32, return_inverse=True)
         leaves = directory.leaves
+        found = Entries.union(Entries(ordinals[live], rows[live].astype(np.int64)))
+        if not leaves.listed:
+            found = self._trim(view, leaves, found)
+        used, homes = np.unique(found.ordinals, return_inverse=True)
         centroids = leaves.centroids if leaves.listed else leaves.centroids[used]
         part = Leaves(view.number, leaves.numbers[used], centroids, leaves.centre)
-        found = (pairs & 0xFFFF_FFFF).astype(np.uint32)
-        return part, found, homes.astype(np.int32)[:, None]
+        return part, found.places.astype(np.uint32), homes.astype(np.int32)[:, None]
+
+    def _trim(self, view: TenantView, leaves: Leaves, found: Entries) -> Entries:
+        """Drop entries that rows have beyond the homes they would choose."""
+
+        def take(numbers: I64) -> F32:
+            rows = numbers.astype(np.uint32)
+            self._writing.searcher.check_rows(view.snapshot, rows)
+            stored = Rows(self._identity, view.snapshot.addresses(rows), None)
+            return stored.take(np.arange(len(rows)))
+
+        return trim(found, np.ascontiguousarray(leaves.centroids), take)
 
     def _model(self, snapshot: Snapshot) -> Model:
         """What the posting codec learned."""
@@ -155,7 +181,7 @@ class Compactor:
         numbers = np.unique(np.concatenate([np.asarray(own.tenants) for own in sources]))
         collection = self._identity.record.number
 
-        def write(builder: Builder) -> list[Built]:
+        def write(builder: Rebuilder) -> list[Built]:
             with self._writing.reading() as transaction:
 
                 def metadata(row: int) -> dict[str, Any] | None:
@@ -167,9 +193,12 @@ class Compactor:
                         view = self._writing.view(snapshot, number)
                         held = [entry.rows for own in sources for entry in own.entries(int(number))]
                         rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *held]))
-                        rows = rows[layout.get_bits(view.live, rows)]
+                        rows = rows[layout.get_bits(snapshot.live, rows)]
                         if view.record.ever_granted:
-                            rows = np.intersect1d(rows, view.row_numbers(), assume_unique=True)
+                            revoked = rows_under(
+                                transaction, collection, Kind.REVOKED, number, view.record.revoked
+                            )
+                            rows = np.intersect1d(rows, np.union1d(view.row_numbers(), revoked))
                         yield number, rows.astype(np.uint32)
 
                 built = Built(self._identity)
@@ -187,7 +216,7 @@ class Compactor:
             empty = not any(map(len, rows))
 
             def write(
-                builder: Builder, group: list[RawRows] = group, empty: bool = empty
+                builder: Rebuilder, group: list[RawRows] = group, empty: bool = empty
             ) -> list[Built]:
                 return [] if empty else [builder.write_raw(group, snapshot.live)]
 
@@ -219,14 +248,43 @@ class Compactor:
                 due.append(group)
         return due
 
+    def _directories(self, snapshot: Snapshot, progress: Progress) -> None:
+        """Write the directories that tenants have as one extent, without those replaced."""
+        old = snapshot.extents.directories
+        collection = self._identity.record.number
+        current: dict[int, int] = {}
+        with self._writing.reading() as transaction:
+            for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
+                record = layout.unpack(value, type=layout.TenantRecord)
+                if record.directory:
+                    current[int(layout.U32.unpack(key[-4:])[0])] = record.directory
+
+        def write(builder: Rebuilder) -> list[Built]:
+            built = Built(self._identity)
+            found = (
+                snapshot.extents.directory(tenant, number)
+                for tenant, number in sorted(current.items())
+            )
+            leaves = (directory.leaves for directory in found if directory is not None)
+            if current:
+                builder.put_directories(built, self._model(snapshot), leaves)
+            return [built]
+
+        def publish(edit: Edit, builts: Sequence[Built]) -> None:
+            for tenant in current:
+                edit.tenant(tenant).directory = builts[0].directory
+
+        self._replace(snapshot, [own.extent for own in old.values()], write, progress, publish)
+
     # --- publishing ------------------------------------------------------------------------
 
     def _replace(
         self,
         snapshot: Snapshot,
         old: Sequence[Extent],
-        write: Any,
+        write: Callable[[Rebuilder], list[Built]],
         progress: Progress,
+        publish: Callable[[Edit, Sequence[Built]], None] | None = None,
     ) -> None:
         """Write new extents and let them take the place of old ones, in one commit."""
         environment = self._writing.environment
@@ -235,7 +293,7 @@ class Compactor:
         builts: list[Built] = []
         try:
             codec = snapshot.extents.codec
-            builts = write(Builder(self._identity, codec, numbers, pool, progress))
+            builts = write(Rebuilder(self._identity, codec, numbers, pool, progress))
             with environment.write() as transaction:
                 store = read_store(transaction)
                 store.next_extent = numbers.value
@@ -244,6 +302,8 @@ class Compactor:
                 edit.retire_extents(extent.number for extent in old)
                 for built in builts:
                     edit.add_extents(built.extents)
+                if publish is not None:
+                    publish(edit, builts)
                 edit.finish()
         except BaseException:
             abandon(environment, self._identity, builts)

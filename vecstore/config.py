@@ -61,6 +61,12 @@ POSTING_ROWS: Final = 100
 POSTING_ROWS_MAX: Final = 512
 """Entries, copies included, that one posting of a fresh build may hold."""
 
+POSTING_ENTRIES_MAX: Final = 400
+"""Entries of a posting from which on it is divided; a fresh build has about 200."""
+
+POSTING_ENTRIES_MIN: Final = 40
+"""Entries below which a posting is dissolved: less than the smaller part of a division has."""
+
 COPIES: Final = 2
 """Places of a row: its primary posting and one chosen as in SOAR."""
 

@@ -215,6 +215,7 @@ class Directories:
             raise self.extent.corrupt(
                 f"The directory of tenant {tenant} in extent {self.extent.number} does not match "
                 f"its checksum; restore a backup.",
+                tenant=tenant or None,
             )
         return Directory(self, entry, data)
 

@@ -44,6 +44,8 @@ class Assignment:
         Ordinals of postings, the nearest first, -1 for none.
     trained : bool
         The postings are new, and hold all that the tenant has indexed.
+    new : int
+        Otherwise, postings that are new and stand last, when their set changed; -1 when not.
     spread : float
         Mean squared distance of the rows to the centroids of their first homes.
     """
@@ -53,6 +55,12 @@ class Assignment:
     homes: I32
     trained: bool
     spread: float = 0.0
+    new: int = -1
+
+    @property
+    def needs_directory(self) -> bool:
+        """Whether the postings are not those of the present directory."""
+        return self.trained or self.new >= 0
 
     def numbered(self, first_posting: int) -> Assignment:
         """Number the postings from `first_posting` on."""

@@ -170,20 +170,26 @@ class Edit:
     def unindex_tenant(self, tenant: int) -> None:
         """Tell that a tenant has no rows in postings any more, and so no directory."""
         record = self.tenant(tenant)
+        if record.revoked:
+            delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
+            record.revoked = 0
         record.directory = record.indexed_rows = record.trained_rows = 0
         record.calibration, record.calibration_note = [], ""
 
-    def index_tenant(self, tenant: int, directory: int, rows: int, spread: float) -> None:
+    def index_tenant(
+        self, tenant: int, directory: int, rows: int, spread: float, *, anew: bool
+    ) -> None:
         """Tell that rows of a tenant came into postings.
 
         Parameters
         ----------
         directory : int
-            Extent of a new directory, whose postings hold all that the tenant has indexed; 0
-            when the present one stays.
+            Extent of a new directory; 0 when the present one stays.
         rows : int
         spread : float
             Mean squared distance of these rows to their centroids.
+        anew : bool
+            All postings are new, and hold all that the tenant has indexed.
         """
         record = self.tenant(tenant)
         if record.pending:
@@ -191,10 +197,12 @@ class Edit:
             self.state.pending -= record.pending
             record.pending = 0
         if directory:
+            record.directory = directory
+        if anew:
             delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
             record.revoked = 0
-            record.directory = directory
             record.indexed_rows = record.trained_rows = rows
+            record.calibrated_rows = 0
             record.trained_spread, record.later_spread, record.later_rows = spread, 0.0, 0
             record.calibration, record.calibration_note = [], ""
         elif rows:
@@ -214,10 +222,16 @@ class Edit:
         self._write_dead()
         number = self.transaction.id()
         dead = np.array(self._dead, np.uint32).tobytes()
+        key = layout.key_u64(self.collection, Kind.CHANGE, number)
+        raw = self.transaction.get(key)
+        if raw is not None:  # of an earlier call in the same batch
+            before = layout.unpack(raw, type=ChangeRecord)
+            dead, self._extents_changed = (
+                before.dead + dead,
+                self._extents_changed or before.extents,
+            )
         record = ChangeRecord(dead=dead, extents=self._extents_changed)
-        self.transaction.put(
-            layout.key_u64(self.collection, Kind.CHANGE, number), layout.pack(record)
-        )
+        self.transaction.put(key, layout.pack(record))
         self._trim_changes(number)
         for name, tenant in self._created.items():
             key = layout.key(self.collection, Kind.TENANT_NAME, name.encode())

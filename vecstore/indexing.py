@@ -14,26 +14,27 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.balance import find_change
 from vecstore.build import Builder, Built, next_chunk
 from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, silent, worker_pool
 from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
-from vecstore.directory import Directory
-from vecstore.division import Assignment, Divider, size_class
+from vecstore.division import Assignment, Divider
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
 from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
+from vecstore.shares import NewRows, Share, places_by_tenant, share_of
 from vecstore.snapshot import Snapshot, scan
-from vecstore.tenant_view import TenantView
 from vecstore.writing import Writing
 
 I64 = NDArray[np.int64]
@@ -41,63 +42,27 @@ U32 = NDArray[np.uint32]
 _NO_ROWS = np.zeros(0, np.uint32)
 
 
-@dataclass(frozen=True)
-class NewRows:
-    """Rows that come with a call, on their way into the index.
-
-    Attributes
-    ----------
-    vectors : array-like (n, dim)
-    ids : int64 array or list of str
-    owners : uint32 (n,)
-        Tenant of each.
-    granted : dict
-        For each tenant to whom some are granted, their places, int64.
-    metadata : sequence of (dict or None), optional
-    """
-
-    vectors: Any
-    ids: Any
-    owners: U32
-    granted: dict[int, I64] = field(default_factory=dict)
-    metadata: Sequence[dict[str, Any] | None] | None = None
-
-
-@dataclass
-class _Share:
-    """What one tenant brings into a build.
-
-    Attributes
-    ----------
-    tenant : int
-    directory : Directory or None
-        The present one.
-    fresh : uint32
-        Stored rows that were in no posting of the tenant so far.
-    stored : uint32
-        All stored rows that it puts into postings, these or all that it has.
-    places : int64
-        Places of its new rows.
-    train : bool
-        Its postings are made anew, from all that it has.
-    """
-
-    tenant: int
-    directory: Directory | None
-    fresh: U32
-    stored: U32
-    places: I64
-    train: bool
-
-
 class Indexer:
-    """Brings the rows of one collection into its index."""
+    """Brings the rows of one collection into its index.
+
+    Attributes
+    ----------
+    balance : bool
+        Postings are divided and dissolved as rows come; off, they only grow.
+    """
 
     def __init__(self, writing: Writing) -> None:
         self._writing = writing
         self._environment = writing.environment
         self._identity = writing.identity
         self._untested: set[int] = set()
+        self._tally = np.zeros(4, np.int64)
+        self.balance = True
+
+    def tally(self) -> dict[str, int]:
+        """What keeping postings in shape has done since the store was opened."""
+        names = ("splits", "merges", "checked", "moved")
+        return dict(zip(names, self._tally.tolist(), strict=True))
 
     def run(
         self,
@@ -146,6 +111,9 @@ class Indexer:
             if rows.n:
                 divider = Divider(self._identity, rows, pool, progress)
                 assignments = self._divide(snapshot, divider, shares, kept)
+                rows, kept, assignments = self._balance(
+                    snapshot, rows, kept, shares, assignments, replaced, pool
+                )
                 models = [
                     share.directory.model
                     for share in shares
@@ -160,12 +128,16 @@ class Indexer:
             emptied = touched - {one.leaves.tenant for one in assignments}
             with self._environment.write() as transaction:
                 edit = Edit(transaction, self._identity)
-                self._publish(edit, snapshot, builts, assignments, emptied if everything else ())
+                self._publish(
+                    edit, snapshot, builts, shares, assignments, emptied if everything else ()
+                )
                 store = read_store(transaction)
                 store.next_extent = numbers.value
                 put_store(transaction, store)
                 if everything or self._replaces_all(assignments):
                     edit.retire(extents, ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
+                elif not self._identity.record.tenants and builts and builts[-1].directory:
+                    edit.retire(extents, ExtentKind.DIRECTORY)
                 if everything:
                     edit.retire(extents, ExtentKind.ATTRIBUTES)
                 if new is not None and put_facts is not None:
@@ -189,19 +161,19 @@ class Indexer:
         replaced: U32,
         touched: Collection[int],
         anew: Collection[int],
-    ) -> list[_Share]:
+    ) -> list[Share]:
         """Shares of all tenants that have something new, by number."""
-        fresh = _places_by_tenant(new)
+        fresh = places_by_tenant(new)
         shares = []
         no_places = np.zeros(0, np.int64)
         known = snapshot.state.next_tenant if self._identity.record.tenants else TENANT_NONE + 1
         for tenant in sorted({*fresh, *touched}):
             places = fresh.get(tenant, no_places)
             if tenant >= known:
-                shares.append(_Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
+                shares.append(Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
                 continue
             view = self._writing.view(snapshot, tenant)
-            share = self._share(view, places, replaced)
+            share = share_of(self._identity.row_bytes, view, places, replaced)
             share.train = share.train or tenant in anew
             if share.train:
                 stored = np.setdiff1d(view.row_numbers(), replaced)
@@ -210,29 +182,17 @@ class Indexer:
                 shares.append(share)
         return shares
 
-    def _share(self, view: TenantView, places: I64, replaced: U32) -> _Share:
-        """Share of one tenant: what is fresh, and whether that still fits its index."""
-        fresh = view.fresh[layout.get_bits(view.live, view.fresh)]
-        fresh = np.setdiff1d(fresh, replaced).astype(np.uint32)
-        record, index = view.record, view.index
-        coming = len(fresh) + len(places)
-        if index.directory is None:
-            return _Share(view.number, None, fresh, fresh, places, True)
-        row_bytes = self._identity.row_bytes
-        if index.listed or len(index.directory.postings) == 1:
-            shape = 0 if index.listed else 1
-            train = size_class(len(view.indexed) + coming, row_bytes) != shape
-        else:
-            train = record.indexed_rows + coming > GROWTH_MAX * record.trained_rows
-        return _Share(view.number, index.directory, fresh, fresh, places, train)
-
     def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
         """Tenants with fresh rows or pending grants, or all."""
         if not self._identity.record.tenants:
             return {TENANT_NONE} if snapshot.log_count or everything else set()
         kinds = [Kind.TENANT] if everything else [Kind.PENDING]
-        touched = set(snapshot.log.tenants)
         with self._writing.reading() as transaction:
+            touched = {  # the row log may still hold rows of tenants that were dropped
+                tenant
+                for tenant in snapshot.log.tenants
+                if transaction.get(layout.key_u32(self._writing.collection, Kind.TENANT, tenant))
+            }
             for kind in kinds:
                 prefix = layout.key(self._writing.collection, kind)
                 for key, _ in scan(transaction, prefix):
@@ -240,7 +200,7 @@ class Indexer:
         return touched
 
     def _divide(
-        self, snapshot: Snapshot, divider: Divider, shares: Sequence[_Share], kept: U32
+        self, snapshot: Snapshot, divider: Divider, shares: Sequence[Share], kept: U32
     ) -> list[Assignment]:
         """Give the rows of every share their postings."""
         parts = []
@@ -263,13 +223,58 @@ class Indexer:
                 assignments.append(divider.append(share.directory.leaves, part))
         return assignments
 
+    def _balance(
+        self,
+        snapshot: Snapshot,
+        rows: Rows,
+        kept: U32,
+        shares: Sequence[Share],
+        assignments: list[Assignment],
+        replaced: U32,
+        pool: ThreadPoolExecutor,
+    ) -> tuple[Rows, U32, list[Assignment]]:
+        """Divide and dissolve postings that are out of shape with the rows that come.
+
+        Returns
+        -------
+        rows, row numbers of the stored ones, assignments: with the rows that move among them
+        """
+        if not self.balance:
+            return rows, kept, assignments
+        changes = [
+            find_change(share.view, one, replaced)
+            for share, one in zip(shares, assignments, strict=True)
+        ]
+        concerned = [change.rows for change in changes if change is not None]
+        if not concerned:
+            return rows, kept, assignments
+        stored = np.unique(np.concatenate([kept, *concerned])).astype(np.uint32)
+        self._writing.searcher.check_rows(snapshot, stored)
+        places = np.concatenate(
+            [np.searchsorted(stored, kept), len(stored) + np.arange(rows.fresh_count)]
+        ).astype(np.int64)
+        more = rows.with_stored(snapshot.addresses(stored))
+        next_posting = snapshot.state.next_posting
+        next_posting += sum(len(one.leaves.numbers) for one in assignments if one.trained)
+        after = []
+        for one, change in zip(assignments, changes, strict=True):
+            one = replace(one, places=places[one.places])
+            if change is not None:
+                one, tally = pool.submit(
+                    change.apply, one, stored, more.take, next_posting
+                ).result()
+                next_posting += one.new
+                self._tally += tally
+            after.append(one)
+        return more, stored, after
+
     def _put_attributes(
         self,
         snapshot: Snapshot,
         builder: Builder,
         built: Built,
         new: NewRows | None,
-        shares: Sequence[_Share],
+        shares: Sequence[Share],
         everything: bool,
     ) -> None:
         """Index the metadata of rows that came into postings, or of all."""
@@ -308,6 +313,7 @@ class Indexer:
         edit: Edit,
         snapshot: Snapshot,
         builts: Sequence[Built],
+        shares: Sequence[Share],
         assignments: Sequence[Assignment],
         emptied: Collection[int],
     ) -> None:
@@ -315,13 +321,17 @@ class Indexer:
         if snapshot.log_count:
             edit.clear_log()
         directory = builts[-1].directory if builts else 0
-        for one in assignments:
-            trained = directory if one.trained else 0
-            edit.index_tenant(one.leaves.tenant, trained, len(one.places), one.spread)
-            if one.trained:
-                edit.state.next_posting += len(one.leaves.numbers)
-                if len(one.leaves.numbers) > 1:
-                    self._untested.add(one.leaves.tenant)
+        for share, one in zip(shares, assignments, strict=True):
+            edit.index_tenant(
+                one.leaves.tenant,
+                directory if one.needs_directory else 0,
+                len(share.stored) + len(share.places),
+                one.spread,
+                anew=one.trained,
+            )
+            edit.state.next_posting += len(one.leaves.numbers) if one.trained else max(0, one.new)
+            if len(one.leaves.numbers) > 1:
+                self._untested.add(one.leaves.tenant)
         for tenant in emptied:
             edit.unindex_tenant(tenant)
         for built in builts:
@@ -343,20 +353,7 @@ class Indexer:
             if (
                 directory is not None
                 and len(directory.postings) > 1
-                and not view.record.calibration_note
+                and view.rows > GROWTH_MAX * view.record.calibrated_rows
             ):
                 calibrate(self._writing, view, progress)
             self._untested.discard(tenant)
-
-
-def _places_by_tenant(new: NewRows | None) -> dict[int, I64]:
-    """Places of the new rows of each tenant, its own and those granted to it."""
-    if new is None:
-        return {}
-    order = np.argsort(new.owners, kind="stable")
-    tenants, first = np.unique(new.owners[order], return_index=True)
-    found = dict(zip(tenants.tolist(), np.split(order, first[1:]), strict=True))
-    for tenant, places in new.granted.items():
-        own = found.get(tenant, np.zeros(0, np.int64))
-        found[tenant] = np.concatenate([own, places])
-    return found

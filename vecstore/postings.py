@@ -295,4 +295,5 @@ class PostingRuns:
             f"Posting {int(entry['posting'])} of tenant {int(entry['tenant'])} in extent "
             f"{self.extent.number} does not match its checksum; restore a backup.",
             node=int(entry["posting"]),
+            tenant=int(entry["tenant"]) or None,
         )

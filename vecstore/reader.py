@@ -291,17 +291,20 @@ class Reader:
     def _current(self, transaction: lmdb.Transaction) -> tuple[Snapshot, lmdb.Transaction]:
         """Snapshot of a read transaction, or of a newer one when files were just replaced."""
         last = self._last
-        if last is not None and last.transaction == transaction.id():
+        calls = self._session.environment.calls
+        if last is not None and last.transaction == transaction.id() and last.calls == calls:
             return last, transaction
         missing = ""
         with self._refresh:
             for _ in range(_SNAPSHOT_TRIES):
                 last = self._last
+                calls = self._session.environment.calls
                 if last is None or last.transaction <= transaction.id():
                     try:
                         refuse_dropped(transaction, self._identity)
-                        if last is None or last.transaction != transaction.id():
-                            made = take_snapshot(self._identity, transaction, last)
+                        known = None if last is None else (last.transaction, last.calls)
+                        if last is None or known != (transaction.id(), calls):
+                            made = take_snapshot(self._identity, transaction, last, calls)
                             if last is not None and last.tenants is not made.tenants:
                                 last.tenants.clear()
                             self._last = last = made

@@ -25,7 +25,7 @@ def remove_leftovers(environment: Environment, collections: list[int]) -> None:
 
     Only a writer may call it: a file on its way to its first commit looks like a leftover.
     """
-    transaction = environment.read()
+    transaction = environment.read_committed()
     try:
         named = set(numbered(transaction, 0, Kind.RETIRED))
         for collection in collections:
@@ -43,7 +43,7 @@ def remove_retired(environment: Environment) -> None:
 
     The transaction must be durable.  A file that cannot be removed stays retired.
     """
-    transaction = environment.read()
+    transaction = environment.read_committed()
     try:
         prefix = layout.key(0, Kind.RETIRED)
         retired = {

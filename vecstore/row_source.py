@@ -5,6 +5,7 @@ Whatever reads them copies the few it asks for, so a memory map larger than RAM 
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,14 @@ class Rows:
         self.n = self.stored + self.fresh_count
         self.stored_addresses = addresses
         self._fresh = fresh
+
+    def with_stored(self, addresses: I64) -> Rows:
+        """The same new rows behind other stored ones."""
+        other = copy(self)
+        other.stored = len(addresses)
+        other.stored_addresses = addresses
+        other.n = other.stored + other.fresh_count
+        return other
 
     def take_raw(self, indices: I64) -> F32:
         """Copy rows: new ones as they were given, stored ones as they come back."""

@@ -108,5 +108,6 @@ class RowLog:
         own = self.tenants.get(tenant)
         if own is None:
             return np.zeros(0, np.uint32)
-        places: NDArray[np.uint32] = np.array(own, np.uint32)
+        # a copy first: an array cannot grow while numpy looks at it
+        places: NDArray[np.uint32] = np.array(own[:], np.uint32)
         return places[: int(np.searchsorted(places, count))]

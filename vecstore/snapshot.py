@@ -40,6 +40,9 @@ class Snapshot:
     ----------
     transaction : int
         LMDB's number of the transaction that made it.
+    calls : int
+        Calls of this process in batches, when it was taken: a transaction that is not committed
+        yet changes under its number.
     log_vectors : uint8 (capacity, row bytes)
         The log's buffer as it was; the first `log_count` rows count.
     view : int64 array
@@ -52,6 +55,7 @@ class Snapshot:
 
     identity: Identity
     transaction: int
+    calls: int
     state: StateRecord
     extents: ExtentSet
     log: RowLog
@@ -235,7 +239,7 @@ def _changes(transaction: lmdb.Transaction, collection: int, since: int) -> list
 
 
 def take_snapshot(
-    identity: Identity, transaction: lmdb.Transaction, old: Snapshot | None
+    identity: Identity, transaction: lmdb.Transaction, old: Snapshot | None, calls: int = 0
 ) -> Snapshot:
     """Make the snapshot of a read transaction, from an older one where there is one."""
     collection = identity.record.number
@@ -243,9 +247,9 @@ def take_snapshot(
     state = read_state(transaction, collection)
     changes: list[ChangeRecord] | None = None
     if old is not None and state.changes_trimmed <= old.transaction:
-        changes = _changes(transaction, collection, old.transaction)
+        changes = _changes(transaction, collection, min(old.transaction, number - 1))
     if old is not None and changes == []:
-        return replace(old, transaction=number)  # shares the views of tenants
+        return replace(old, transaction=number, calls=calls)  # shares the views of tenants
     same_extents = changes is not None and not any(change.extents for change in changes)
     if old is not None and same_extents:
         extents, log = old.extents, old.log
@@ -266,7 +270,7 @@ def take_snapshot(
             layout.set_bits(live, np.frombuffer(change.dead, np.uint32), False)
     else:
         live = _live_bitmap(transaction, collection, extents, log, words)
-    return _assemble(identity, number, state, extents, log, live)
+    return _assemble(identity, number, calls, state, extents, log, live)
 
 
 def with_index(
@@ -284,12 +288,15 @@ def with_index(
     raws = {extent.number: extent.record for extent in snapshot.extents.of_kind(ExtentKind.RAW)}
     extents = ExtentSet(snapshot.identity, codec, {**raws, **records}, snapshot.extents)
     state, log = snapshot.state, snapshot.log
-    return _assemble(snapshot.identity, snapshot.transaction, state, extents, log, snapshot.live)
+    return _assemble(
+        snapshot.identity, snapshot.transaction, snapshot.calls, state, extents, log, snapshot.live
+    )
 
 
 def _assemble(
     identity: Identity,
     number: int,
+    calls: int,
     state: StateRecord,
     extents: ExtentSet,
     log: RowLog,
@@ -311,5 +318,5 @@ def _assemble(
     view[v.ROW_BYTES] = identity.row_bytes
     arrays = (log.vectors, log.numbers, table)
     return Snapshot(
-        identity, number, state, extents, log, log.count, live, log.vectors, view, arrays
+        identity, number, calls, state, extents, log, log.count, live, log.vectors, view, arrays
     )

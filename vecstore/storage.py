@@ -7,7 +7,8 @@ Invariants
 * At most one writer on a machine: an flock'ed file of our own, since a second LMDB writer
   would wait without end.
 * Never used after a fork: the child's store objects are marked and refuse.
-* Full durability: every write transaction is synced before `write` returns.
+* Full durability: every write transaction is synced before `write` returns, and so is what a batch
+  had open before it; only calls that go through `write_soon` wait for each other's commit.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lmdb
 
 from vecstore import layout
+from vecstore.batching import Batch
 from vecstore.config import MAP_BYTES, MAP_BYTES_MIN, READERS_MAX
 from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import (
@@ -162,6 +164,7 @@ class Environment:
         self._users = 0
         self._lock_descriptor: int | None = None
         self._unlock: Callable[[], Any] = lambda: None
+        self._batch: Batch | None = None
         self._refuse_lost_parts()
         self._env: Any = self._open_lmdb()
         self._env.reader_check()
@@ -290,6 +293,10 @@ class Environment:
     def release(self, writer: bool) -> None:
         """Give the environment back; the last user closes it."""
         with self._shared_lock:
+            if writer and self._batch is not None and not self.forked:
+                batch, self._batch = self._batch, None
+                with disk_errors(self.path):
+                    batch.close()
             if writer and self._lock_descriptor is not None:
                 self._unlock()
                 self._lock_descriptor = None
@@ -309,10 +316,19 @@ class Environment:
             )
 
     def read(self) -> lmdb.Transaction:
-        """Begin a read transaction; the caller aborts it.
+        """Begin to read, what this process wrote included; the caller aborts the transaction.
 
         Values are few bytes mostly, and copied at half the cost of a buffer over them.
         """
+        if self._batch is not None:
+            self.refuse_fork()
+            uncommitted = self._batch.read()
+            if uncommitted is not None:
+                return cast("lmdb.Transaction", uncommitted)
+        return self.read_committed()
+
+    def read_committed(self) -> lmdb.Transaction:
+        """Begin to read what is committed and synced; the caller aborts the transaction."""
         self.refuse_fork()
         try:
             transaction: lmdb.Transaction = self._env.begin()
@@ -325,13 +341,10 @@ class Environment:
     @contextmanager
     def write(self) -> Iterator[lmdb.Transaction]:
         """Run a write transaction: committed and synced at the end, undone on any error."""
-        self.refuse_fork()
-        if self.refuses_writes:
-            raise VecstoreError(
-                f"{self.path} refuses writes since a commit failed ({self.refuses_writes}); "
-                f"close and reopen the store."
-            )
+        self._refuse_after_failure()
         with disk_errors(self.path):
+            if self._batch is not None:
+                self._batch.flush()
             transaction = self._env.begin(write=True)
             try:
                 yield transaction
@@ -352,6 +365,37 @@ class Environment:
         """
         with disk_errors(self.path):
             self._env.sync(True)
+
+    @contextmanager
+    def write_soon(self) -> Iterator[lmdb.Transaction]:
+        """Run a write transaction; with batches it is committed with others, a moment later."""
+        if self._batch is None:
+            with self.write() as transaction:
+                yield transaction
+            return
+        self._refuse_after_failure()
+        with disk_errors(self.path), self._batch.call() as transaction:
+            yield transaction
+
+    def _refuse_after_failure(self) -> None:
+        """Raise when a commit failed: what the file holds is uncertain until it is reopened."""
+        self.refuse_fork()
+        if self._batch is not None and self._batch.failure is not None:
+            self.refuses_writes = str(self._batch.failure)
+        if self.refuses_writes:
+            raise VecstoreError(
+                f"{self.path} refuses writes since a commit failed ({self.refuses_writes}); "
+                f"close and reopen the store."
+            )
+
+    def start_batches(self) -> None:
+        """Group the commits of calls from now on; the process must hold the writer lock."""
+        self._batch = Batch(self._env)
+
+    @property
+    def calls(self) -> int:
+        """Calls in batches so far; see `Batch.calls`."""
+        return 0 if self._batch is None else self._batch.calls
 
     def oldest_reader(self) -> int | None:
         """Oldest transaction number that a reader anywhere still uses, if any."""
@@ -379,6 +423,7 @@ def _mark_forked() -> None:
     """Let go of every environment in a forked child, so that it may open the stores anew."""
     for shared in list(Environment._shared.values()):
         shared.forked = True
+        shared._batch = None
         shared._env = None
         if shared._lock_descriptor is not None:
             shared._unlock.detach()  # type: ignore[attr-defined]

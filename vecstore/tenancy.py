@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,18 +64,24 @@ def parse_tenant(name: Any) -> str:
 
 def parse_column(tenants: Any, n: int) -> Tenancy:
     """Check a column of tenants: for each row a name, or a sequence of them, the owner first."""
-    if isinstance(tenants, (str, bytes)) or not hasattr(tenants, "__len__"):
+    axes = getattr(tenants, "ndim", 1)
+    if (
+        isinstance(tenants, (str, bytes, Mapping, Set))  # neither of which has an order of rows
+        or not hasattr(tenants, "__len__")
+        or not (axes == 1 or (axes == 2 and isinstance(tenants, np.ndarray)))
+    ):
         raise InvalidArgumentError(
             f"tenants is {tenants!r}; pass a sequence with a name, or a list of names, for each "
             f"row."
         )
-    if len(tenants) != n:
-        raise InvalidArgumentError(f"{len(tenants)} tenants for {n} rows; lengths must agree.")
+    column = list(tenants)
+    if len(column) != n:
+        raise InvalidArgumentError(f"{len(column)} tenants for {n} rows; lengths must agree.")
     places: dict[str, int] = {}
     owners = np.empty(n, np.int64)
     rows: list[int] = []
     to: list[int] = []
-    for row, value in enumerate(tenants):
+    for row, value in enumerate(column):
         names: Sequence[Any] = [value] if value is None or isinstance(value, str) else value
         if not isinstance(names, (list, tuple, np.ndarray)):
             raise InvalidArgumentError(

@@ -29,6 +29,7 @@ _NO_RUNS = (
     np.zeros(0, np.int64),
     np.zeros(0, np.int64),
     np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
     np.zeros(0, np.uint64),
     np.zeros((0, 2), np.uint32),
     np.zeros(0, np.bool_),
@@ -42,7 +43,7 @@ def _runs_of(
 
     Returns
     -------
-    ordinals, addresses, blocks, sums, (place of the extent, run), whether checked
+    ordinals, addresses, blocks, rows, sums, (place of the extent, run), whether checked
     """
     runs = part.runs[begin:end]
     ordinals = numbers.searchsorted(runs["posting"])
@@ -56,7 +57,8 @@ def _runs_of(
         ordinals, runs = ordinals[named], runs[named]
         source, checked = source[named], checked[named]
     address = part.address + runs["offset"].astype(np.int64)
-    return ordinals, address, runs["blocks"].astype(np.int64), runs["sum"].copy(), source, checked
+    blocks, rows = runs["blocks"].astype(np.int64), runs["rows"].astype(np.int64)
+    return ordinals, address, blocks, rows, runs["sum"].copy(), source, checked
 
 
 class TenantIndex:
@@ -82,20 +84,22 @@ class TenantIndex:
             if begin < end:
                 found.append(_runs_of(part, place, begin, end, numbers))
         if len(found) == 1:
-            ordinals, address, blocks, sums, source, checked = found[0]
+            ordinals, address, blocks, rows, sums, source, checked = found[0]
         else:
             found.insert(0, _NO_RUNS)
-            ordinals, address, blocks, sums, source, checked = map(
+            ordinals, address, blocks, rows, sums, source, checked = map(
                 np.concatenate, zip(*found, strict=True)
             )
         if len(ordinals) > 1:
             order = np.argsort(ordinals, kind="stable")
             ordinals, address, blocks = ordinals[order], address[order], blocks[order]
-            sums, source, checked = sums[order], source[order], checked[order]
+            rows, sums = rows[order], sums[order]
+            source, checked = source[order], checked[order]
         self.first_run: I64 = np.zeros(len(numbers) + 1, np.int64)
         self.first_run[1:] = np.bincount(ordinals, minlength=len(numbers)).cumsum()
         self.run_address: I64 = address
         self.run_blocks: I64 = blocks
+        self.run_rows: I64 = rows
         self.run_sum: U64 = sums
         self.run_source: U32 = source
         bits = np.zeros(64 * layout.bitmap_words(len(checked)), np.bool_)
@@ -181,13 +185,20 @@ class TenantIndex:
                 yield posting, part.entries(own, block_bytes), counted, run == first
 
     def entry_counts(self) -> I64:
-        """Entries of each posting."""
+        """Entries of each posting, dead ones included."""
         ordinals = np.repeat(np.arange(len(self.first_run) - 1), np.diff(self.first_run))
-        counts = [
-            int(self._parts[place].runs[run]["rows"]) for place, run in self.run_source.tolist()
-        ]
-        weights = np.bincount(ordinals, counts, len(self.first_run) - 1)
-        return weights.astype(np.int64)
+        counts = np.bincount(ordinals, self.run_rows, len(self.first_run) - 1)
+        return counts.astype(np.int64)
+
+    def entries_of(self, postings: I64, block_bytes: int) -> tuple[I64, U32]:
+        """Posting ordinals and rows of the entries of some postings; see `entries`."""
+        ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+        for ordinal in postings.tolist():
+            for run in range(self.first_run[ordinal], self.first_run[ordinal + 1]):
+                place, own = self.run_source[run].tolist()
+                rows.append(self._checked_entries(place, own, block_bytes))
+                ordinals.append(np.full(len(rows[-1]), ordinal))
+        return np.concatenate(ordinals), np.concatenate(rows)
 
     @cached_property
     def mean_entries(self) -> float:

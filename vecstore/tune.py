@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.build import Builder, Built
+from vecstore.build import Built
 from vecstore.calibrate import (
     Measured,
     Workload,
@@ -39,6 +39,7 @@ from vecstore.facts import Edit, put_store, read_store
 from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
 from vecstore.publish import ExtentNumbers, abandon
+from vecstore.rebuild import Rebuilder
 from vecstore.reclaim import remove_retired
 from vecstore.results import Candidate, Tuning
 from vecstore.search import effort_array
@@ -191,7 +192,7 @@ class Tuner:
                 def report(stage: str, done: int, total: int, name: str = name) -> None:
                     progress(f"{name}: {stage}", done, total)
 
-                builder = Builder(self._identity, codec, numbers, pool, report)
+                builder = Rebuilder(self._identity, codec, numbers, pool, report)
                 built = builder.rewrite(tenant.snapshot, tenant)
                 changed = _with_index(tenant, codec, built)
                 entrant = _Entrant(codec, built, changed, [], *index_bytes(changed))
@@ -264,6 +265,7 @@ class Tuner:
             record.directory = winner.built.directory
             record.calibration = [found.record() for found in winner.measured]
             record.calibration_k = workload.wanted
+            record.calibrated_rows = record.rows
             record.calibration_note = calibration_note(workload, record.rows)
             self._store(edit, tuning)
             edit.finish()

@@ -28,15 +28,16 @@ from vecstore.config import (
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
 )
-from vecstore.errors import DiskFullError, QuotaExceededError
+from vecstore.errors import CorruptionError, DiskFullError, QuotaExceededError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
-from vecstore.indexing import Indexer, NewRows
+from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE, Kind
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.rowlog import log_value
 from vecstore.scopes import find_ids
+from vecstore.shares import NewRows
 from vecstore.snapshot import Snapshot, find_tenant
 from vecstore.tenancy import Tenancy
 from vecstore.tenant_view import open_tenant
@@ -101,14 +102,19 @@ class Writer:
         rows = self._snapshot().state.live_rows
         return max(BULK_ROWS_MIN, int(rows * LOG_INDEXED_FRACTION))
 
-    def _maintain(self, progress: Progress = silent) -> None:
-        """Work after the call's own commit: a full disk puts it off, the call has succeeded."""
+    def _maintain(self, progress: Progress = silent, anew: frozenset[int] = frozenset()) -> None:
+        """Work after the call's own commit, which has succeeded whatever becomes of this.
+
+        A full disk puts it off, and so does damage: it may be that of another tenant.
+        """
         try:
+            if anew:
+                self._indexer.run(self._snapshot(), anew=anew, progress=progress)
             if self._flush_if_due(progress):
                 self._compactor.tend(progress)
             self._indexer.settle(progress)
             self.behind = ""
-        except DiskFullError as error:
+        except (DiskFullError, CorruptionError) as error:
             self.behind = str(error)
 
     def _flush_if_due(self, progress: Progress) -> bool:
@@ -292,9 +298,7 @@ class Writer:
                 count = membership.revoke(edit, number, other, ids)
                 record = edit.tenant(other)
                 worn = record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX
-            if worn:
-                self._indexer.run(self._snapshot(), anew={other})
-            self._maintain()
+            self._maintain(anew=frozenset({other} if worn else ()))
             return count
 
     def drop_tenant(self, name: str) -> None:
@@ -319,7 +323,7 @@ class Writer:
     @contextmanager
     def _editing(self) -> Iterator[Edit]:
         """One transaction's changes; what raises undoes them all."""
-        with self._environment.write() as transaction:
+        with self._environment.write_soon() as transaction:
             edit = Edit(transaction, self._identity)
             yield edit
             edit.finish()

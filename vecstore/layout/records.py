@@ -67,6 +67,7 @@ class TenantRecord(msgspec.Struct):
     directory: int = 0  # extent, 0 = none
     indexed_rows: int = 0
     trained_rows: int = 0
+    calibrated_rows: int = 0
     calibration: list[EffortRecord] = msgspec.field(default_factory=list)
     calibration_note: str = ""
     calibration_k: int = 10
