@@ -23,10 +23,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.creation import sync_folder
 from vecstore.disk_errors import disk_errors
 from vecstore.errors import CorruptionError
 from vecstore.layout import HEADER_DTYPE, PAGE, ExtentKind, Section
-from vecstore.storage import sync_folder
 
 _BUFFER_BYTES = 4 << 20
 _MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}

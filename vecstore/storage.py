@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -30,6 +30,7 @@ import lmdb
 from vecstore import layout
 from vecstore.batching import Batch
 from vecstore.config import MAP_BYTES, MAP_BYTES_MIN, READERS_MAX
+from vecstore.creation import create, make_folder, read_marker
 from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import (
     CorruptionError,
@@ -44,10 +45,8 @@ from vecstore.errors import (
     VecstoreError,
     WriterLockedError,
 )
-from vecstore.layout import Kind
 
 _LOOK_S = 0.005
-_FACTS_FILE = "data.mdb"
 _SAY_ENOUGH = (
     DiskFullError,
     FormatVersionError,
@@ -63,89 +62,6 @@ with lmdb.open(sys.argv[1], readonly=True, lock=False, lib_version=0) as facts:
         for key, value in transaction.cursor():
             pass
 """
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames, creations and removals in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_marker(path: Path) -> None:
-    """Refuse what is not a store, or one of another format."""
-    if not path.exists():
-        raise StoreNotFoundError(
-            f"There is no store at {path}; open it with mode='w' to create one."
-        )
-    marker = path / layout.MARKER_NAME
-    if not path.is_dir() or not marker.is_file():
-        raise NotAStoreError(f"{path} is not a vecstore; give the path of a store's directory.")
-    raw = marker.read_bytes()
-    if len(raw) != layout.MARKER.size or not raw.startswith(layout.MAGIC):
-        raise NotAStoreError(f"{path} is not a vecstore: its marker file is damaged or foreign.")
-    version = layout.MARKER.unpack(raw)[1]
-    if version != layout.FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{path} has format version {version}; this vecstore reads version "
-            f"{layout.FORMAT_VERSION}. Install the vecstore that wrote it."
-        )
-
-
-def _make_folder(path: Path) -> None:
-    """Make the folder of a store, or find that something else is there."""
-    if not path.exists():
-        path.mkdir(parents=True, exist_ok=True)
-    elif not path.is_dir() or any(_foreign(path)):
-        _read_marker(path)
-
-
-def _create(path: Path) -> None:
-    """Lay out an empty store; the writer's lock must be held.
-
-    The marker comes last, so that half a store is none.  Facts and all folders are durable before
-    it: a marker without them means that they were lost.
-    """
-    if (path / layout.MARKER_NAME).exists():
-        return
-    (path / layout.EXTENTS_NAME).mkdir(exist_ok=True)
-    (path / layout.FACTS_NAME).mkdir(exist_ok=True)
-    try:
-        _write_first_facts(path / layout.FACTS_NAME)
-    except lmdb.InvalidError:
-        if any((path / layout.EXTENTS_NAME).iterdir()):
-            raise
-        # The power went while these facts were first written: nothing was ever stored in them.
-        (path / layout.FACTS_NAME / _FACTS_FILE).unlink()
-        _write_first_facts(path / layout.FACTS_NAME)
-    sync_folder(path / layout.FACTS_NAME)
-    for folder in (path, *path.absolute().parents):
-        with suppress(PermissionError):  # who may not read a folder has not made it
-            sync_folder(folder)
-    part = path / f"{layout.MARKER_NAME}.part"
-    with open(part, "wb") as file:
-        file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path / layout.MARKER_NAME)
-    sync_folder(path)
-
-
-def _write_first_facts(folder: Path) -> None:
-    facts = lmdb.open(str(folder), lib_version=0)
-    try:
-        with facts.begin(write=True) as transaction:
-            transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
-    finally:
-        facts.close()
-
-
-def _foreign(path: Path) -> Iterator[Path]:
-    """Entries of a folder that an interrupted creation cannot have left."""
-    ours = {layout.EXTENTS_NAME, layout.FACTS_NAME, f"{layout.MARKER_NAME}.part", layout.LOCK_NAME}
-    return (entry for entry in path.iterdir() if entry.name not in ours)
 
 
 class Environment:
@@ -171,7 +87,7 @@ class Environment:
         self._refuse_cut_facts()
 
     def _refuse_lost_parts(self) -> None:
-        for part in (self.path / layout.FACTS_NAME / _FACTS_FILE, self.extents):
+        for part in (self.path / layout.FACTS_NAME / layout.FACTS_FILE, self.extents):
             if not part.exists() or (part.is_file() and part.stat().st_size == 0):
                 raise CorruptionError(
                     f"The store {self.path} has lost its {part.relative_to(self.path)}; "
@@ -184,7 +100,7 @@ class Environment:
         LMDB need not write the last pages it allocated, so a short file alone proves nothing:
         another process walks all pages, and may die of it.
         """
-        size = (self.path / layout.FACTS_NAME / _FACTS_FILE).stat().st_size
+        size = (self.path / layout.FACTS_NAME / layout.FACTS_FILE).stat().st_size
         expected = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if size >= expected:
             return
@@ -232,10 +148,10 @@ class Environment:
                 try:
                     with disk_errors(path):
                         if mode == "w":
-                            _make_folder(path)
+                            make_folder(path)
                             lock = cls._lock_writer(path)
-                            _create(path)
-                        _read_marker(path)
+                            create(path)
+                        read_marker(path)
                 except _SAY_ENOUGH:
                     raise
                 except (OSError, VecstoreError, ValueError) as error:
