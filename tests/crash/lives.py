@@ -34,7 +34,7 @@ def live(path: str, acks: str, first: int, last: int, fault: str = "") -> None:
 def traced(path: str, trace: str, first: int, last: int, end: int, fault: str = "") -> None:
     """Make calls, writing all that reaches the files to a trace.
 
-    The process ends before change `end`, in commit -`end` when it is negative, at last when it is 0.
+    The process ends before change `end`, in commit -`end` when that is negative, at last for 0.
     """
     if fault:
         getattr(faults, fault)()

@@ -70,7 +70,9 @@ def make_traces(
                 ended = int(number) + 1 if verb == "end" else ended
                 begun = int(number) + 1 if verb == "begin" else begun
         present = server.run(lives.peek, store).get()
-        assert present in (states[ended], states[begun]), f"life {life}: neither {ended} nor {begun}"
+        assert present in (states[ended], states[begun]), (
+            f"life {life}: neither {ended} nor {begun}"
+        )
         first = ended if present == states[ended] else begun
     return found
 
@@ -135,11 +137,15 @@ def _numbers(traces: Traces) -> list[int]:
 
 
 def attack(
-    server: Server, folder: Path, ends: list[int], calls: int, count: int, seed: int, fault: str = ""
+    server: Server,
+    folder: Path,
+    ends: list[int],
+    calls: int,
+    count: int,
+    seed: int,
+    fault: str = "",
 ) -> Tally:
-    return try_images(
-        server, make_traces(server, folder, ends, calls, fault), folder, count, seed
-    )
+    return try_images(server, make_traces(server, folder, ends, calls, fault), folder, count, seed)
 
 
 FAULTS = ["commit_before_fsync", "folder_not_synced", "unlink_before_commit", "commit_not_synced"]
@@ -152,9 +158,7 @@ def test_planted_bug_is_seen(shimmed: Server, tmp_path: Path, fault: str, report
     assert tally.wrong
 
 
-def test_power_loss_while_a_store_is_created(
-    shimmed: Server, tmp_path: Path, report: Any
-) -> None:
+def test_power_loss_while_a_store_is_created(shimmed: Server, tmp_path: Path, report: Any) -> None:
     hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 60, 3), report)
 
 

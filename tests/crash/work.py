@@ -7,6 +7,7 @@ who knows how far it came knows what the store must hold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,10 +191,8 @@ def apply(store: vecstore.Store, number: int) -> None:
     elif verb in ("upsert", "batch", "load", "delete", "delete where", "compact"):
         _apply_docs(store.collection("docs"), verb, args)
     else:
-        try:
+        with suppress(vecstore.ReadOnlyError, vecstore.DuplicateIdError):
             _apply_shared(store.collection("shared"), verb, args)
-        except (vecstore.ReadOnlyError, vecstore.DuplicateIdError):
-            pass
 
 
 def _apply_docs(docs: vecstore.Collection, verb: str, args: Any) -> None:
