@@ -14,7 +14,7 @@ import lmdb
 import numpy as np
 
 import vecstore
-from vecstore import extents, facts, storage, write
+from vecstore import extents, facts, postings, rawrows, storage, write
 from vecstore.extents import extent_path
 from vecstore.storage import Environment
 
@@ -130,3 +130,19 @@ def failed_call_keeps_its_rows() -> None:
 
 def acknowledged_early() -> None:
     """`lives.live` acknowledges a call before it makes it."""
+
+
+def checksums_not_looked_at() -> None:
+    """Rows and runs count as looked at from the beginning."""
+    made_rows, made_runs = rawrows.RawRows.__init__, postings.PostingRuns.__init__
+
+    def rows(self: Any, *args: Any) -> None:
+        made_rows(self, *args)
+        self._checked[:] = ~np.uint64(0)
+
+    def runs(self: Any, *args: Any) -> None:
+        made_runs(self, *args)
+        self.checked[:] = True
+
+    rawrows.RawRows.__init__ = rows  # type: ignore[method-assign]
+    postings.PostingRuns.__init__ = runs  # type: ignore[method-assign]

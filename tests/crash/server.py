@@ -158,11 +158,11 @@ def _wait(pid: int) -> int:
 
 
 def main() -> None:
-    from tests.crash import lives, work
+    from tests.crash import damage, lives, work
 
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but answers may go there
-    assert lives.work is work
+    assert damage.work is lives.work is work
     work.prepare(Path(sys.argv[1]))
     pickle.dump("ready", out)
     out.flush()
