@@ -23,12 +23,13 @@ import msgspec
 
 from vecstore import layout
 from vecstore.clustering import Progress
+from vecstore.creation import sync_folder, write_marker
 from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import CorruptionError, InvalidArgumentError, VecstoreError
 from vecstore.extents import extent_path
 from vecstore.layout import ExtentRecord
 from vecstore.snapshot import extent_records, read_catalogue
-from vecstore.storage import Environment, sync_folder, write_marker
+from vecstore.storage import Environment
 
 _PIECE_BYTES = 8 << 20
 

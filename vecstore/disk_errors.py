@@ -21,7 +21,6 @@ _DAMAGE = (
     lmdb.PageNotFoundError,
     lmdb.InvalidError,
     lmdb.VersionMismatchError,
-    lmdb.PanicError,
     msgspec.DecodeError,
     struct.error,
 )
@@ -39,6 +38,11 @@ def explain(error: Exception, path: Path) -> VecstoreError:
         )
     if isinstance(error, _DAMAGE):
         return CorruptionError(f"The facts of {path} are damaged ({text}); restore a backup.")
+    if isinstance(error, lmdb.PanicError):
+        return VecstoreError(
+            f"{path} can neither be read nor written since a write of its facts failed; close "
+            f"the store everywhere in this process and reopen it."
+        )
     if isinstance(error, lmdb.ReadersFullError):
         return VecstoreError(
             f"{path} has {READERS_MAX} readers already; close some processes or threads."

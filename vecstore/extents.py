@@ -23,10 +23,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.creation import sync_folder
 from vecstore.disk_errors import disk_errors
 from vecstore.errors import CorruptionError
 from vecstore.layout import HEADER_DTYPE, PAGE, ExtentKind, Section
-from vecstore.storage import sync_folder
 
 _BUFFER_BYTES = 4 << 20
 _MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
@@ -242,13 +242,17 @@ class Extent:
 
 
 def remove_orphans(folder: Path, named: set[int]) -> list[int]:
-    """Delete files that no transaction names (a crash left them); return their numbers."""
+    """Delete files that no transaction names (a crash left them); return their numbers.
+
+    One that cannot be removed stays: the number is overwritten when it is given again.
+    """
     removed = []
     for entry in folder.iterdir():
         number = entry.stem
         if entry.suffix == ".ext" and number.isdigit() and int(number) not in named:
-            entry.unlink()
-            removed.append(int(number))
+            with suppress(OSError):
+                entry.unlink()
+                removed.append(int(number))
     return sorted(removed)
 
 

@@ -35,7 +35,12 @@ class ExtentNumbers:
 
 
 def abandon(environment: Environment, identity: Identity, builts: Iterable[Built]) -> None:
-    """Remove extents of a failed call, unless a commit that seemed to fail names them."""
+    """Remove extents of a failed call, unless a commit that seemed to fail names them.
+
+    When a commit failed, nobody knows whether it is on disk: then the next writer removes them.
+    """
+    if environment.refuses_writes:
+        return
     transaction = environment.read()
 
     def is_named(number: int) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import lmdb
 
 from vecstore import layout
+from vecstore.disk_errors import disk_errors
 from vecstore.extents import extent_path, remove_orphans
 from vecstore.layout import Kind
 from vecstore.snapshot import scan
@@ -29,12 +32,17 @@ def remove_leftovers(environment: Environment, collections: list[int]) -> None:
             named.update(numbered(transaction, collection, Kind.EXTENT))
     finally:
         transaction.abort()
-    remove_orphans(environment.extents, named)
+    environment.sync()
+    with disk_errors(environment.extents):
+        remove_orphans(environment.extents, named)
     remove_retired(environment)
 
 
 def remove_retired(environment: Environment) -> None:
-    """Unlink retired extents whose transaction no reader is older than."""
+    """Unlink retired extents whose transaction no reader is older than.
+
+    The transaction must be durable.  A file that cannot be removed stays retired.
+    """
     transaction = environment.read_committed()
     try:
         prefix = layout.key(0, Kind.RETIRED)
@@ -47,9 +55,12 @@ def remove_retired(environment: Environment) -> None:
     if not retired:
         return
     oldest = environment.oldest_reader()
-    gone = [n for n, stamp in retired.items() if oldest is None or oldest >= stamp]
-    for number in gone:
-        extent_path(environment.extents, number).unlink(missing_ok=True)
+    gone = []
+    for number, stamp in retired.items():
+        if oldest is None or oldest >= stamp:
+            with suppress(OSError):
+                extent_path(environment.extents, number).unlink(missing_ok=True)
+                gone.append(number)
     if gone:
         with environment.write() as transaction:
             for number in gone:

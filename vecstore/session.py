@@ -96,10 +96,13 @@ class Session:
             raise InvalidArgumentError(
                 "close was called from within a call of the same store (a progress callback?)."
             )
+        if self.environment.forked:  # a thread that the child lacks may hold every lock
+            self._closing = True
+            return False
         with self._state:
             if self._closing:
                 return False
             self._closing = True
-            while self._calls and not self.environment.forked:
+            while self._calls:
                 self._state.wait()
             return True

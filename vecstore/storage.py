@@ -28,6 +28,7 @@ import lmdb
 from vecstore import layout
 from vecstore.batching import Batch
 from vecstore.config import MAP_BYTES, MAP_BYTES_MIN, READERS_MAX
+from vecstore.creation import create, make_folder, read_marker, sync_folder
 from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import (
     CorruptionError,
@@ -42,79 +43,17 @@ from vecstore.errors import (
     VecstoreError,
     WriterLockedError,
 )
-from vecstore.layout import Kind
 from vecstore.walk import walk_facts
 
 _LOOK_S = 0.005
-_FACTS_FILE = "data.mdb"
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames, creations and removals in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_marker(path: Path) -> None:
-    """Refuse what is not a store, or one of another format."""
-    if not path.exists():
-        raise StoreNotFoundError(
-            f"There is no store at {path}; open it with mode='w' to create one."
-        )
-    marker = path / layout.MARKER_NAME
-    if not path.is_dir() or not marker.is_file():
-        raise NotAStoreError(f"{path} is not a vecstore; give the path of a store's directory.")
-    raw = marker.read_bytes()
-    if len(raw) != layout.MARKER.size or not raw.startswith(layout.MAGIC):
-        raise NotAStoreError(f"{path} is not a vecstore: its marker file is damaged or foreign.")
-    version = layout.MARKER.unpack(raw)[1]
-    if version != layout.FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{path} has format version {version}; this vecstore reads version "
-            f"{layout.FORMAT_VERSION}. Install the vecstore that wrote it."
-        )
-
-
-def _create(path: Path) -> None:
-    """Lay out an empty store; the marker comes last, so that half a store is none.
-
-    Facts are there before the marker: a marker without them means that they were lost.
-    """
-    if path.exists() and (not path.is_dir() or any(_foreign(path))):
-        _read_marker(path)
-        return
-    (path / layout.EXTENTS_NAME).mkdir(parents=True, exist_ok=True)
-    (path / layout.FACTS_NAME).mkdir(exist_ok=True)
-    if not (path / layout.MARKER_NAME).exists():
-        facts = lmdb.open(str(path / layout.FACTS_NAME), lib_version=0)
-        try:
-            with facts.begin(write=True) as transaction:
-                transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
-        finally:
-            facts.close()
-        sync_folder(path / layout.FACTS_NAME)
-        write_marker(path)
-        sync_folder(path.absolute().parent)
-
-
-def write_marker(path: Path) -> None:
-    """Make a store of a folder that holds all else: whole and synced, or not at all."""
-    part = path / f"{layout.MARKER_NAME}.part"
-    with open(part, "wb") as file:
-        file.write(layout.MARKER.pack(layout.MAGIC, layout.FORMAT_VERSION))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path / layout.MARKER_NAME)
-    sync_folder(path)
-
-
-def _foreign(path: Path) -> Iterator[Path]:
-    """Entries of a folder that an interrupted creation cannot have left."""
-    ours = {layout.EXTENTS_NAME, layout.FACTS_NAME, f"{layout.MARKER_NAME}.part", layout.LOCK_NAME}
-    return (entry for entry in path.iterdir() if entry.name not in ours)
+_SAY_ENOUGH = (
+    DiskFullError,
+    FormatVersionError,
+    NotAStoreError,
+    ReadOnlyError,
+    StoreNotFoundError,
+    WriterLockedError,
+)
 
 
 class Environment:
@@ -140,7 +79,7 @@ class Environment:
         self._refuse_cut_facts()
 
     def _refuse_lost_parts(self) -> None:
-        for part in (self.path / layout.FACTS_NAME / _FACTS_FILE, self.extents):
+        for part in (self.path / layout.FACTS_NAME / layout.FACTS_FILE, self.extents):
             if not part.exists() or (part.is_file() and part.stat().st_size == 0):
                 raise CorruptionError(
                     f"The store {self.path} has lost its {part.relative_to(self.path)}; "
@@ -153,7 +92,7 @@ class Environment:
         LMDB need not write the last pages it allocated, so a short file alone proves nothing:
         another process walks all pages, and may die of it.
         """
-        size = (self.path / layout.FACTS_NAME / _FACTS_FILE).stat().st_size
+        size = (self.path / layout.FACTS_NAME / layout.FACTS_FILE).stat().st_size
         expected = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if size >= expected:
             return
@@ -195,26 +134,29 @@ class Environment:
         if mode not in ("r", "w"):
             raise InvalidArgumentError(f"mode is {mode!r}; use 'r' or 'w'.")
         with cls._shared_lock:
+            lock: int | None = None
             try:
+                try:
+                    with disk_errors(path):
+                        if mode == "w":
+                            make_folder(path)
+                            lock = cls._lock_writer(path)
+                            create(path)
+                        read_marker(path)
+                except _SAY_ENOUGH:
+                    raise
+                except (OSError, VecstoreError, ValueError) as error:
+                    raise NotAStoreError(
+                        f"{path} cannot be opened as a store ({error}); give the path of a "
+                        f"directory that this user may read."
+                    ) from error
                 with disk_errors(path):
-                    if mode == "w":
-                        _create(path)
-                    _read_marker(path)
-            except (DiskFullError, StoreNotFoundError, NotAStoreError, FormatVersionError):
-                raise
-            except (OSError, VecstoreError, ValueError) as error:
-                raise NotAStoreError(
-                    f"{path} cannot be opened as a store ({error}); give the path of a directory "
-                    f"that this user may read."
-                ) from error
-            lock = cls._lock_writer(path) if mode == "w" else None
-            try:
-                stat = os.stat(path)
-                identity = (stat.st_dev, stat.st_ino)
-                shared = cls._shared.get(identity)
-                if shared is None or shared.forked:
-                    shared = cls(path)
-                    cls._shared[identity] = shared
+                    stat = os.stat(path)
+                    identity = (stat.st_dev, stat.st_ino)
+                    shared = cls._shared.get(identity)
+                    if shared is None or shared.forked:
+                        shared = cls(path)
+                        cls._shared[identity] = shared
             except BaseException:
                 if lock is not None:
                     os.close(lock)
@@ -322,6 +264,15 @@ class Environment:
                 self.refuses_writes = str(error)
                 raise
 
+    def sync(self) -> None:
+        """Make durable what is visible.
+
+        A writer that was killed may have left a commit written and not synced, a failed commit may
+        have been taken back without that being on disk.  Before this nothing may be unlinked.
+        """
+        with disk_errors(self.path):
+            self._env.sync(True)
+
     @contextmanager
     def write_soon(self) -> Iterator[lmdb.Transaction]:
         """Run a write transaction; with batches it is committed with others, a moment later."""
@@ -372,7 +323,7 @@ class Environment:
         self.refuse_fork()
         with disk_errors(folder):
             self._env.copy(str(folder))
-            with open(folder / _FACTS_FILE, "rb") as file:
+            with open(folder / layout.FACTS_FILE, "rb") as file:
                 os.fsync(file.fileno())
             sync_folder(folder)
 
@@ -400,6 +351,7 @@ def _mark_forked() -> None:
             os.close(shared._lock_descriptor)
             shared._lock_descriptor = None
     Environment._shared.clear()
+    Environment._shared_lock = threading.Lock()  # another thread may have held it
 
 
 os.register_at_fork(after_in_child=_mark_forked)

@@ -28,7 +28,7 @@ from vecstore.config import (
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
 )
-from vecstore.errors import CorruptionError, DiskFullError, QuotaExceededError
+from vecstore.errors import InvalidArgumentError, QuotaExceededError, VecstoreError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
@@ -105,7 +105,7 @@ class Writer:
     def _maintain(self, progress: Progress = silent, anew: frozenset[int] = frozenset()) -> None:
         """Work after the call's own commit, which has succeeded whatever becomes of this.
 
-        A full disk puts it off, and so does damage: it may be that of another tenant.
+        A full or failing disk puts it off, and so does damage: it may be that of another tenant.
         """
         try:
             if anew:
@@ -114,7 +114,9 @@ class Writer:
                 self._compactor.tend(progress)
             self._indexer.settle(progress)
             self.behind = ""
-        except (DiskFullError, CorruptionError) as error:
+        except InvalidArgumentError:  # of a progress callback
+            raise
+        except VecstoreError as error:
             self.behind = str(error)
 
     def _flush_if_due(self, progress: Progress) -> bool:

@@ -17,6 +17,7 @@ sections have finer checksums in a section of their own and a zero here.
 
 from vecstore.layout.base import (
     EXTENTS_NAME,
+    FACTS_FILE,
     FACTS_NAME,
     FORMAT_VERSION,
     LOCK_NAME,
@@ -94,6 +95,7 @@ __all__ = [
     "BULK_SECTIONS",
     "DEAD_PAGE_ROWS",
     "EXTENTS_NAME",
+    "FACTS_FILE",
     "FACTS_NAME",
     "FORMAT_VERSION",
     "HEADER_DTYPE",

@@ -11,6 +11,7 @@ MARKER: Final = struct.Struct("<8sI")
 MARKER_NAME: Final = "VECSTORE"
 LOCK_NAME: Final = "writer.lock"
 FACTS_NAME: Final = "facts"
+FACTS_FILE: Final = "data.mdb"
 EXTENTS_NAME: Final = "extents"
 PAGE: Final = 4096
 SECTION_ALIGN: Final = 64
