@@ -228,6 +228,8 @@ class Environment:
         Values are few bytes mostly, and copied at half the cost of a buffer over them.
         """
         if self._batch is not None:
+            if self._batch.failure is not None:  # what this process has seen is lost
+                self._refuse_after_failure()
             self.refuse_fork()
             uncommitted = self._batch.read()
             if uncommitted is not None:
