@@ -11,6 +11,7 @@ publishes them in one transaction, or `Built.abandon` removes them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,19 +56,24 @@ class Built:
         Row number of each new row, in input order.
     directory : int
         Extent of new directories; 0 when there are none.
+    process : int
+        The one that wrote them.
     """
 
     identity: Identity
     extents: dict[int, ExtentRecord] = field(default_factory=dict)
     numbers: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
     directory: int = 0
+    process: int = field(default_factory=os.getpid)
 
     def open(self, number: int) -> Extent:
         """Map an extent that was just written."""
         return Extent(self.identity.folder, number, self.extents[number], self.identity.name)
 
     def abandon(self, keep: Callable[[int], bool] = lambda number: False) -> None:
-        """Remove the files, but those that `keep` names."""
+        """Remove the files, but those that `keep` names; a forked child has none."""
+        if os.getpid() != self.process:
+            return
         for number in self.extents:
             if not keep(number):
                 extent_path(self.identity.folder, number).unlink(missing_ok=True)

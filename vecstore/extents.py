@@ -71,6 +71,7 @@ class ExtentWriter:
         self._offset = 0
         self._section_start = 0
         self._sum: Any = None
+        self._process = os.getpid()
         with disk_errors(self._path):
             self._file = open(self._path, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115
             self._put(bytes(PAGE))
@@ -153,7 +154,15 @@ class ExtentWriter:
         )
 
     def abandon(self) -> None:
-        """Remove the file; safe to call at any time."""
+        """Remove the file; safe to call at any time.
+
+        In a forked child it is the parent's, and so is what waits to be written to it.
+        """
+        if os.getpid() != self._process:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._file.fileno())
+            self._file.close()
+            return
         with suppress(OSError):  # a full disk fails the flush inside; the file goes anyway
             self._file.close()
         self._path.unlink(missing_ok=True)

@@ -92,13 +92,13 @@ class Session:
 
     def close(self) -> bool:
         """Refuse new calls and wait for running ones; False when it was closed already."""
+        if self.environment.forked:  # a thread that the child lacks may hold every lock
+            self._closing = True
+            return False
         if getattr(self._own, "depth", 0):
             raise InvalidArgumentError(
                 "close was called from within a call of the same store (a progress callback?)."
             )
-        if self.environment.forked:  # a thread that the child lacks may hold every lock
-            self._closing = True
-            return False
         with self._state:
             if self._closing:
                 return False

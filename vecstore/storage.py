@@ -63,6 +63,7 @@ class Environment:
         weakref.WeakValueDictionary()
     )
     _shared_lock = threading.Lock()
+    _was_forked: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,6 +124,12 @@ class Environment:
                     )
                 except (lmdb.MemoryError, lmdb.Error) as error:
                     # A process limit on addresses refuses the full range; take what it grants.
+                    if Environment._was_forked and "already open in this process" in str(error):
+                        raise ForkedStoreError(
+                            f"When this process was forked, another thread was using the store "
+                            f"{self.path}, which therefore cannot be opened here; fork at another "
+                            f"time, or start a process anew (spawn)."
+                        ) from error
                     refused = isinstance(error, lmdb.MemoryError) or "allocate" in str(error)
                     if not refused or size <= MAP_BYTES_MIN:
                         raise
@@ -344,7 +351,7 @@ def _unlock(descriptor: int) -> None:
 def _mark_forked() -> None:
     """Let go of every environment in a forked child, so that it may open the stores anew."""
     for shared in list(Environment._shared.values()):
-        shared.forked = True
+        shared.forked = Environment._was_forked = True
         shared._batch = None
         shared._env = None
         if shared._lock_descriptor is not None:

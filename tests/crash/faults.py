@@ -73,6 +73,11 @@ def commit_not_synced() -> None:
     storage.lmdb = SimpleNamespace(**{**vars(lmdb), "open": lazy})  # type: ignore[attr-defined]
 
 
+def opened_without_sync() -> None:
+    """A writer takes what it finds for durable."""
+    Environment.sync = lambda environment: None  # type: ignore[method-assign]
+
+
 def two_commits() -> None:
     """A call is stored in two parts."""
     put = write.Writer._put_log

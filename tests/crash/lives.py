@@ -16,22 +16,47 @@ DISK = "disk"
 """Folder beside the traces that stands for a disk."""
 
 
-def live(path: str, acks: str, first: int, last: int, fault: str = "") -> None:
+BATCH = 4
+"""In batches a call may be lost that has returned: so many share a commit at most here."""
+
+
+def committed(store: vecstore.Store, number: int, durability: str) -> bool:
+    """Whether a call that has returned must not be lost any more."""
+    if durability == "commit":
+        return True
+    if number % BATCH == 0:
+        assert store._environment._batch is not None
+        store._environment._batch.flush()
+        return True
+    return False
+
+
+def live(
+    path: str, acks: str, first: int, last: int, fault: str = "", durability: str = "commit"
+) -> None:
     """Make calls `first` to `last`, and acknowledge each once it has returned."""
     if fault:
         getattr(faults, fault)()
     descriptor = os.open(acks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with vecstore.open(path) as store:
+    with vecstore.open(path, durability=durability) as store:
         os.write(descriptor, b"open\n")
         for number in range(first, last):
             if fault == "acknowledged_early":
                 os.write(descriptor, f"{number}\n".encode())
             work.apply(store, number)
-            if fault != "acknowledged_early":
+            if committed(store, number, durability) and fault != "acknowledged_early":
                 os.write(descriptor, f"{number}\n".encode())
 
 
-def traced(path: str, trace: str, first: int, last: int, end: int, fault: str = "") -> None:
+def traced(
+    path: str,
+    trace: str,
+    first: int,
+    last: int,
+    end: int,
+    fault: str = "",
+    durability: str = "commit",
+) -> None:
     """Make calls, writing all that reaches the files to a trace.
 
     The process ends before change `end`, in commit -`end` when that is negative, at last for 0.
@@ -40,12 +65,13 @@ def traced(path: str, trace: str, first: int, last: int, end: int, fault: str = 
         getattr(faults, fault)()
     shim.arm(Path(trace).parent / DISK, Path(trace), abs(end), end < 0)
     shim.mark("opening")
-    with vecstore.open(path) as store:
+    with vecstore.open(path, durability=durability) as store:
         shim.mark("open")
         for number in range(first, last):
             shim.mark(f"begin {number}")
             work.apply(store, number)
-            shim.mark(f"end {number}")
+            if committed(store, number, durability):
+                shim.mark(f"end {number}")
 
 
 def look(path: str) -> tuple[Any, Any]:

@@ -127,6 +127,7 @@ def _run(name: str, args: Any, result: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(0, 1)
     value, error, status = None, "", 0
+    own = os.getpid()
     try:
         module, function = name.split(":")
         job: Any = importlib.import_module(module)
@@ -135,6 +136,9 @@ def _run(name: str, args: Any, result: str) -> None:
         value = job(*args)
     except BaseException:  # noqa: BLE001 - told to who asked
         error, status = traceback.format_exc(), 1
+    if os.getpid() != own:  # a child that the job forked came all the way up
+        sys.stderr.write("" if "SystemExit: 0" in error else error)
+        os._exit(0 if "SystemExit: 0" in error else 1)
     part = f"{result}.part"
     with open(part, "wb") as file:
         pickle.dump((value, error), file)

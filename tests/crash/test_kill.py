@@ -38,17 +38,24 @@ def acknowledged(acks: Path) -> list[str]:
 
 
 def killed_again_and_again(
-    server: Server, folder: Path, kills: int, seed: int, fault: str = ""
+    server: Server,
+    folder: Path,
+    kills: int,
+    seed: int,
+    fault: str = "",
+    durability: str = "commit",
 ) -> Tally:
     rng = random.Random(seed)
     store, tally = str(folder / "store"), Tally()
     expected, world = [work.states(0)[0]], work.World()
-    first = 0
+    first, doubtful = 0, 1 if durability == "commit" else lives.BATCH
     while tally.kills < kills:
         acks = folder / f"acks-{tally.kills}"
-        job = server.start(lives.live, store, str(acks), first, first + CALLS_PER_LIFE, fault)
+        job = server.start(
+            lives.live, store, str(acks), first, first + CALLS_PER_LIFE, fault, durability
+        )
         # From the first moments of opening to a good many calls later.
-        time.sleep(rng.choice([0.03, 0.3]) * rng.random())
+        time.sleep(rng.choice([0.03, 0.6]) * rng.random())
         job.kill()
         outcome = job.wait()
         if outcome.status != -signal.SIGKILL:
@@ -58,7 +65,7 @@ def killed_again_and_again(
         tally.kills += 1
         tally.at_opening += not said
         done = max((int(line) + 1 for line in said if line != "open"), default=first)
-        while world.done <= done:
+        while world.done < done + doubtful:
             world.apply(world.done)
             expected.append(world.state())
         looked = server.run(lives.look, store)
@@ -67,11 +74,11 @@ def killed_again_and_again(
             tally.wrong = f"{where}: {looked.error}"
         elif looked.value[1]:
             tally.wrong = f"{where}: {looked.value[1]}"
-        elif looked.value[0] == expected[done]:
-            tally.in_flight_absent += 1
-        elif looked.value[0] == expected[done + 1]:
-            tally.in_flight_present += 1
-            done += 1
+        elif looked.value[0] in expected[done : done + doubtful + 1]:
+            there = expected[done : done + doubtful + 1].index(looked.value[0])
+            tally.in_flight_absent += not there
+            tally.in_flight_present += bool(there)
+            done += there
         else:
             tally.wrong = f"{where}: holds another state"
         if tally.wrong:
@@ -104,7 +111,14 @@ def test_kill(server: Server, tmp_path: Path, report: Any) -> None:
     hold(killed_again_and_again(server, tmp_path, 15, 2), report)
 
 
+def test_kill_with_batches(server: Server, tmp_path: Path, report: Any) -> None:
+    hold(killed_again_and_again(server, tmp_path, 10, 3, durability="batch"), report)
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3))
-def test_kill_for_long(server: Server, tmp_path: Path, seed: int, report: Any) -> None:
-    hold(killed_again_and_again(server, tmp_path, 150, seed), report)
+@pytest.mark.parametrize("durability", ["commit", "batch"])
+@pytest.mark.parametrize("seed", range(2))
+def test_kill_for_long(
+    server: Server, tmp_path: Path, seed: int, durability: str, report: Any
+) -> None:
+    hold(killed_again_and_again(server, tmp_path, 150, seed, durability=durability), report)

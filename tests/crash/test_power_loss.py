@@ -21,6 +21,7 @@ from tests.crash.server import Server
 from tests.crash.trace import MARK, POLICIES, Disk, Record, lay_out, read
 
 STORE = "folders/to make/store"
+BEGINNING = 20
 
 
 @dataclass
@@ -49,7 +50,12 @@ class Tally:
 
 
 def make_traces(
-    server: Server, folder: Path, ends: list[int], calls: int, fault: str = ""
+    server: Server,
+    folder: Path,
+    ends: list[int],
+    calls: int,
+    fault: str = "",
+    durability: str = "commit",
 ) -> Traces:
     """Let processes live one after another, each ended as `lives.traced` says."""
     root = folder / lives.DISK
@@ -60,7 +66,7 @@ def make_traces(
     for life, end in enumerate(ends):
         trace = folder / f"trace-{life}"
         store = str(root / STORE)
-        outcome = server.run(lives.traced, store, str(trace), first, calls, end, fault)
+        outcome = server.run(lives.traced, store, str(trace), first, calls, end, fault, durability)
         assert outcome.status in (0, 137), outcome
         found.records += [*read(trace), None]
         ended = begun = first
@@ -70,17 +76,16 @@ def make_traces(
                 ended = int(number) + 1 if verb == "end" else ended
                 begun = int(number) + 1 if verb == "begin" else begun
         present = server.run(lives.peek, store).get()
-        assert present in (states[ended], states[begun]), (
-            f"life {life}: neither {ended} nor {begun}"
-        )
-        first = ended if present == states[ended] else begun
+        possible = states[ended : begun + 1]
+        assert present in possible, f"life {life}: neither {ended} nor {begun} nor between them"
+        first = ended + possible.index(present)
     return found
 
 
 def try_images(server: Server, traces: Traces, folder: Path, count: int, seed: int) -> Tally:
     """Make images at random points and look at them."""
     rng = random.Random(seed)
-    points = sorted(rng.choices(_unsynced_points(traces), k=count))
+    points = sorted(rng.choices(*_unsynced_points(traces), k=count))
     states = work.states(max(_numbers(traces)) + 2)
     disk, tally = Disk(traces.root), Tally()
     low = high = 0
@@ -118,17 +123,24 @@ def try_images(server: Server, traces: Traces, folder: Path, count: int, seed: i
     return tally
 
 
-def _unsynced_points(traces: Traces) -> list[int]:
-    """Places in the traces at which something might be lost."""
-    disk, found = Disk(traces.root), []
+def _unsynced_points(traces: Traces) -> tuple[list[int], list[float]]:
+    """Places in the traces at which something might be lost, and weights.
+
+    Much may go wrong when a process finds what another one left: the first changes of each count
+    for more.
+    """
+    disk, points, weights, since = Disk(traces.root), [], [], 0
     for place, record in enumerate(traces.records):
         if disk.unsynced:
-            found.append(place)
+            points.append(place)
+            weights.append(10.0 if since < BEGINNING else 1.0)
         if record is None:
             disk.new_life()
+            since = 0
         elif record.op != MARK:
             disk.follow(record)
-    return found
+            since += 1
+    return points, weights
 
 
 def _numbers(traces: Traces) -> list[int]:
@@ -144,8 +156,10 @@ def attack(
     count: int,
     seed: int,
     fault: str = "",
+    durability: str = "commit",
 ) -> Tally:
-    return try_images(server, make_traces(server, folder, ends, calls, fault), folder, count, seed)
+    traces = make_traces(server, folder, ends, calls, fault, durability)
+    return try_images(server, traces, folder, count, seed)
 
 
 FAULTS = ["commit_before_fsync", "folder_not_synced", "unlink_before_commit", "commit_not_synced"]
@@ -158,6 +172,17 @@ def test_planted_bug_is_seen(shimmed: Server, tmp_path: Path, fault: str, report
     assert tally.wrong
 
 
+@pytest.mark.soak
+def test_planted_bug_of_the_next_process_is_seen(
+    shimmed: Server, tmp_path: Path, report: Any
+) -> None:
+    """A process is ended in a commit, and the next removes files before that commit is durable."""
+    ends = [-n for n in range(3, 36, 2)]
+    tally = attack(shimmed, tmp_path, ends, 250, 150, 1, "opened_without_sync")
+    report(images=tally.images, caught_in=len(tally.wrong))
+    assert tally.wrong
+
+
 def test_power_loss_while_a_store_is_created(shimmed: Server, tmp_path: Path, report: Any) -> None:
     hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 60, 3), report)
 
@@ -166,12 +191,19 @@ def test_power_loss(shimmed: Server, tmp_path: Path, report: Any) -> None:
     hold(attack(shimmed, tmp_path, [200, -15, 400, -9, 0], 60, 70, 2), report)
 
 
+def test_power_loss_with_batches(shimmed: Server, tmp_path: Path, report: Any) -> None:
+    hold(attack(shimmed, tmp_path, [150, -6, 0], 40, 30, 4, durability="batch"), report)
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(4))
-def test_power_loss_for_long(shimmed: Server, tmp_path: Path, seed: int, report: Any) -> None:
+@pytest.mark.parametrize("durability", ["commit", "batch"])
+@pytest.mark.parametrize("seed", range(2))
+def test_power_loss_for_long(
+    shimmed: Server, tmp_path: Path, seed: int, durability: str, report: Any
+) -> None:
     rng = random.Random(seed)
     ends = [rng.randrange(1, 900) if life % 2 else -rng.randrange(1, 30) for life in range(24)]
-    hold(attack(shimmed, tmp_path, [*ends, 0], 250, 400, seed), report)
+    hold(attack(shimmed, tmp_path, [*ends, 0], 250, 400, seed, durability=durability), report)
 
 
 def hold(tally: Tally, report: Any) -> None:
