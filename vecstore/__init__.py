@@ -42,10 +42,11 @@ from vecstore.errors import (
 
 if TYPE_CHECKING:
     from vecstore.collection import Collection
-    from vecstore.results import Candidate, Hit, Result, Tuning, Violation
+    from vecstore.results import Candidate, Explanation, Hit, Result, Tuning, Violation
     from vecstore.store import Store
     from vecstore.store import open_store as open
     from vecstore.table import EmbeddingTable
+    from vecstore.tenant import Tenant, TenantUnion
     from vecstore.warm import warmup
 
 __version__ = "0.1.0"
@@ -55,11 +56,14 @@ _LAZY = {
     "Collection": ("vecstore.collection", "Collection"),
     "Candidate": ("vecstore.results", "Candidate"),
     "EmbeddingTable": ("vecstore.table", "EmbeddingTable"),
+    "Explanation": ("vecstore.results", "Explanation"),
     "Hit": ("vecstore.results", "Hit"),
     "Result": ("vecstore.results", "Result"),
     "Tuning": ("vecstore.results", "Tuning"),
     "Violation": ("vecstore.results", "Violation"),
     "Store": ("vecstore.store", "Store"),
+    "Tenant": ("vecstore.tenant", "Tenant"),
+    "TenantUnion": ("vecstore.tenant", "TenantUnion"),
     "open": ("vecstore.store", "open_store"),
     "warmup": ("vecstore.warm", "warmup"),
 }
@@ -84,6 +88,7 @@ __all__ = [
     "DiskFullError",
     "DuplicateIdError",
     "EmbeddingTable",
+    "Explanation",
     "FilterError",
     "ForkedStoreError",
     "FormatVersionError",
@@ -98,7 +103,9 @@ __all__ = [
     "StoreClosedError",
     "StoreNotFoundError",
     "TargetNotMetError",
+    "Tenant",
     "TenantRequiredError",
+    "TenantUnion",
     "Tuning",
     "UnknownIdError",
     "VecstoreError",

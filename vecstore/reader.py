@@ -27,6 +27,7 @@ from vecstore.errors import (
     InvalidArgumentError,
     UnknownIdError,
 )
+from vecstore.explain import explain_query
 from vecstore.extent_set import Identity
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
@@ -34,7 +35,7 @@ from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
 from vecstore.planning import check_where_quota, make_plan, matching_rows
-from vecstore.results import Hit, Result, Tuning
+from vecstore.results import Explanation, Hit, Result, Tuning
 from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names
 from vecstore.search import Searcher
 from vecstore.session import Session
@@ -128,6 +129,21 @@ class Reader:
                 return self._hits(transaction, snapshot, rows, distances.tolist(), include, owners)
             finally:
                 transaction.abort()
+
+    @_typed
+    def explained(
+        self,
+        scope: Scope,
+        query: F32,
+        k: int,
+        where: Filter | None,
+        recall: float | None,
+    ) -> Explanation:
+        """Answer one query (1, dim) and tell how."""
+        hits = self.nearest(scope, query, k, where, recall, ("metadata",))
+        with self._reading() as (snapshot, transaction):
+            views = self._views(transaction, snapshot, scope)
+            return explain_query(transaction, self._searcher, views, query, k, where, recall, hits)
 
     @_typed
     def nearest_many(

@@ -31,6 +31,39 @@ class Hit(msgspec.Struct, frozen=True):
     tenant: str | None = None
 
 
+class Explanation(msgspec.Struct, frozen=True):
+    """How a query was answered, and what it read; of a union the sums over its tenants.
+
+    Attributes
+    ----------
+    plan : list of str
+        For each tenant "exact" (all rows that may be found), "scan" (one posting, whole) or
+        "probe" (the nearest postings).
+    rows : int
+        Rows that may be found: all, or those that the filter matches.
+    probes : int
+        Postings that the effort for the recall allows, at most.
+    postings, scanned, refined, reranked : int
+        Postings looked at, codes in them, codes looked at closer, and vectors compared exactly.
+    bytes : int
+        What the plan was taken to read of codes and vectors.
+    microseconds : float
+        Time of the search itself.
+    hits : list of Hit
+    """
+
+    plan: list[str]
+    rows: int
+    probes: int
+    postings: int
+    scanned: int
+    refined: int
+    reranked: int
+    bytes: int
+    microseconds: float
+    hits: list[Hit]
+
+
 class Result(msgspec.Struct, frozen=True):
     """Answers to a batch of queries.
 

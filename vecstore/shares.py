@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.config import RUN_ROWS_MAX
 from vecstore.directory import Directory
 from vecstore.division import size_class
 from vecstore.tenant_view import TenantView
@@ -84,7 +85,7 @@ def share_of(row_bytes: int, view: TenantView, places: I64, replaced: U32) -> Sh
         shape = 0 if index.listed else 1
         train = size_class(len(view.indexed) + coming, row_bytes) != shape
     else:
-        train = False
+        train = 2 * (view.rows + coming) <= RUN_ROWS_MAX
     return Share(view.number, view, fresh, fresh, places, train)
 
 

@@ -24,7 +24,7 @@ from vecstore.inputs import (
     parse_metadata,
     parse_queries,
 )
-from vecstore.results import Hit, Result
+from vecstore.results import Explanation, Hit, Result
 from vecstore.scopes import Scope
 from vecstore.table import EmbeddingTable
 from vecstore.tenancy import Tenancy, check_unique_by_tenant
@@ -83,6 +83,15 @@ class ReadVerbs(ABC):
             k = parse_k(k)
         query = parse_queries(vector, self._core.dim, self._core.name, True)
         return self._core.reader.nearest(self._scope(), query, k, matching, recall, include)
+
+    def explain(
+        self, vector: Any, k: int = 10, where: Any = None, recall: float | None = None
+    ) -> Explanation:
+        """Answer a query like `query`, and tell how it was planned and what it read."""
+        matching = parse_filter(where)
+        k = parse_k(k)
+        query = parse_queries(vector, self._core.dim, self._core.name, True)
+        return self._core.reader.explained(self._scope(), query, k, matching, recall)
 
     def search(
         self, vectors: Any, k: int = 10, where: Any = None, recall: float | None = None
