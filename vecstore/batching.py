@@ -55,7 +55,8 @@ class Batch:
     Attributes
     ----------
     calls : int
-        Calls so far; a reader that knows fewer is behind, even within one transaction.
+        Calls and commits so far, from 1 on; a reader that knows fewer is behind, even within one
+        transaction.
     failure : lmdb.Error or None
         Why a commit failed; the calls in it are lost.
     """
@@ -67,7 +68,7 @@ class Batch:
         self._tasks: SimpleQueue[str] = SimpleQueue()
         self._done = threading.Semaphore(0)
         self._timer: threading.Timer | None = None
-        self.calls = 0
+        self.calls = 1
         self.failure: lmdb.Error | None = None
         self._thread = threading.Thread(target=self._work, name="vecstore-commit", daemon=True)
         self._thread.start()
@@ -134,6 +135,7 @@ class Batch:
             if self._timer is not None:
                 self._timer.cancel()
             if self._open is not None:
+                self.calls += 1  # an empty transaction leaves its number to the next
                 self._ask("commit")
 
     def _flush_quietly(self) -> None:

@@ -80,6 +80,7 @@ class Reader:
         self._searcher = searcher
         self._refresh = threading.Lock()
         self._last: Snapshot | None = None
+        self._losses = 0
         self._known_names: dict[int, str | None] = {}
 
     @_typed
@@ -313,6 +314,9 @@ class Reader:
         missing = ""
         with self._refresh:
             for _ in range(_SNAPSHOT_TRIES):
+                losses = self._session.environment.losses
+                if losses != self._losses:
+                    self._last, self._losses = None, losses
                 last = self._last
                 calls = self._session.environment.calls
                 if last is None or last.transaction <= transaction.id():

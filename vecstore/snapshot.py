@@ -272,8 +272,12 @@ def take_snapshot(
     number = transaction.id()
     state = read_state(transaction, collection)
     changes: list[ChangeRecord] | None = None
-    if old is not None and state.changes_trimmed <= old.transaction:
-        changes = _changes(transaction, collection, min(old.transaction, number - 1))
+    if old is not None:
+        # Within a batch a snapshot may lack what its own transaction did later; and when that was
+        # empty, the next one has the same number.
+        since = old.transaction - (old.calls > 0)
+        if state.changes_trimmed <= since:
+            changes = _changes(transaction, collection, since)
     if old is not None and changes == []:
         return replace(old, transaction=number, calls=calls)  # shares the views of tenants
     same_extents = changes is not None and not any(change.extents for change in changes)

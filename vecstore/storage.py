@@ -74,6 +74,7 @@ class Environment:
         self._lock_descriptor: int | None = None
         self._unlock: Callable[[], Any] = lambda: None
         self._batch: Batch | None = None
+        self._past_calls = self._past_losses = 0
         self._refuse_lost_parts()
         self._env: Any = self._open_lmdb()
         self._env.reader_check()
@@ -207,19 +208,29 @@ class Environment:
     def release(self, writer: bool) -> None:
         """Give the environment back; the last user closes it."""
         with self._shared_lock:
-            if writer and self._batch is not None and not self.forked:
-                batch, self._batch = self._batch, None
-                with disk_errors(self.path):
-                    batch.close()
-            if writer and self._lock_descriptor is not None:
-                self._unlock()
-                self._lock_descriptor = None
-            self._users -= 1
-            if self._users == 0 and not self.forked:
-                self._env.close()
-                for identity, shared in list(self._shared.items()):
-                    if shared is self:
-                        del self._shared[identity]
+            try:
+                if writer and self._batch is not None and not self.forked:
+                    self._end_batches(self._batch)
+            finally:
+                if writer and self._lock_descriptor is not None:
+                    self._unlock()
+                    self._lock_descriptor = None
+                self._users -= 1
+                if self._users == 0 and not self.forked:
+                    self._env.close()
+                    for identity, shared in list(self._shared.items()):
+                        if shared is self:
+                            del self._shared[identity]
+
+    def _end_batches(self, batch: Batch) -> None:
+        """Commit what is open; from now on every call has its own commit."""
+        try:
+            with disk_errors(self.path):
+                batch.close()
+        finally:
+            self._batch = None
+            self._past_calls += batch.calls
+            self._past_losses += batch.failure is not None
 
     def refuse_fork(self) -> None:
         """Raise when this process inherited the store from its parent."""
@@ -311,7 +322,12 @@ class Environment:
     @property
     def calls(self) -> int:
         """Calls in batches so far; see `Batch.calls`."""
-        return 0 if self._batch is None else self._batch.calls
+        return self._past_calls + (0 if self._batch is None else self._batch.calls)
+
+    @property
+    def losses(self) -> int:
+        """Batches whose commit failed: whoever had read what was in them must forget it."""
+        return self._past_losses + (self._batch is not None and self._batch.failure is not None)
 
     def oldest_reader(self) -> int | None:
         """Oldest transaction number that a reader anywhere still uses, if any."""

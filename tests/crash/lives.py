@@ -10,6 +10,7 @@ from typing import Any
 
 import vecstore
 from tests.crash import faults, shim, work
+from vecstore.disk_errors import disk_errors
 from vecstore.layout import MARKER_NAME
 
 DISK = "disk"
@@ -26,7 +27,8 @@ def committed(store: vecstore.Store, number: int, durability: str) -> bool:
         return True
     if number % BATCH == 0:
         assert store._environment._batch is not None
-        store._environment._batch.flush()
+        with disk_errors(store.path):
+            store._environment._batch.flush()
         return True
     return False
 
@@ -119,8 +121,8 @@ class Failure:
 
     Attributes
     ----------
-    done : int
-        Calls of the history that returned, those before it included.
+    done, kept : int
+        Calls of the history that returned, and that may not be lost, those before it included.
     error : str
         Kind and text of the first typed error, if there was one.
     file : str
@@ -132,6 +134,7 @@ class Failure:
     """
 
     done: int
+    kept: int
     error: str = ""
     file: str = ""
     held: Any = None
@@ -139,22 +142,32 @@ class Failure:
 
 
 def failing(
-    path: str, first: int, last: int, kinds: int, at: int, error: int, stays: bool, fault: str = ""
+    path: str,
+    first: int,
+    last: int,
+    kinds: int,
+    at: int,
+    error: int,
+    stays: bool,
+    fault: str = "",
+    durability: str = "commit",
 ) -> Failure:
     """Make calls while the n-th of some kinds of calls to the system fails."""
     if fault:
         getattr(faults, fault)()
     shim.arm(Path(path).parent)
     shim.fail(shim.Kind(kinds), at, error, stays)
-    found = Failure(first)
+    found = Failure(first, first)
     try:
-        store = vecstore.open(path)
+        store = vecstore.open(path, durability=durability)
     except vecstore.VecstoreError as problem:
-        return Failure(first, f"{type(problem).__name__}: {problem}", shim.failed())
+        return Failure(first, first, f"{type(problem).__name__}: {problem}", shim.failed())
     try:
         for number in range(first, last):
             work.apply(store, number)
             found.done = number + 1
+            if committed(store, number, durability):
+                found.kept = number + 1
     except vecstore.VecstoreError as problem:
         found.error = f"{type(problem).__name__}: {problem}"
         with suppress(vecstore.VecstoreError):
@@ -165,5 +178,6 @@ def failing(
                 found.wrote_on = True
     found.file = shim.failed()
     if at % 2:  # or else the process just ends
-        store.close()
+        with suppress(vecstore.VecstoreError):
+            store.close()
     return found
