@@ -135,7 +135,7 @@ def test_each_backup_is_one_committed_state(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_limits(monkeypatch)
-    stop, failures = threading.Event(), []
+    stop, failures, written = threading.Event(), [], threading.Semaphore(0)
     with sound_store(path) as store, vecstore.open(path, "r") as reader:
         write_on(store, 0)
 
@@ -144,6 +144,7 @@ def test_each_backup_is_one_committed_state(
                 call = 1
                 while not stop.is_set():
                     write_on(store, call)
+                    written.release()
                     call += 1
             except BaseException as error:
                 failures.append(error)
@@ -153,6 +154,8 @@ def test_each_backup_is_one_committed_state(
         thread.start()
         try:
             for number in range(8):
+                if number in (2, 4, 6):  # however slow the machine is
+                    assert written.acquire(timeout=120)
                 (store if number % 2 else reader).backup(tmp_path / f"copy {number}")
         finally:
             stop.set()
