@@ -185,15 +185,15 @@ def test_planted_bug_of_the_next_process_is_seen(
 
 
 def test_power_loss_while_a_store_is_created(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 60, 3), report)
+    hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 30, 3), report)
 
 
 def test_power_loss(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [200, -15, 400, -9, 0], 60, 60, 2), report)
+    hold(attack(shimmed, tmp_path, [200, -15, 400, -9, 0], 50, 40, 2), report)
 
 
 def test_power_loss_with_batches(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [150, -6, 0], 40, 30, 4, durability="batch"), report)
+    hold(attack(shimmed, tmp_path, [150, -6, 0], 40, 20, 4, durability="batch"), report)
 
 
 @pytest.mark.soak
