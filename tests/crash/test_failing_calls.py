@@ -145,7 +145,7 @@ def test_planted_bug_is_seen(
 ) -> None:
     """A failed sync of the facts that is taken for a success, or after which writing goes on."""
     for fault in ("failed_commit_forgotten", "failed_call_keeps_its_rows"):
-        tally = attack(shimmed, prepared, tmp_path, Kind.SYNC, every=4, fault=fault, stays=(False,))
+        tally = attack(shimmed, prepared, tmp_path, Kind.SYNC, every=7, fault=fault, stays=(False,))
         report(runs=tally.runs, caught_in=len(tally.wrong))
         assert tally.wrong, fault
 
@@ -162,11 +162,11 @@ def hold(tally: Tally, report: Any) -> None:
 
 
 EVERY = {
-    Kind.WRITE: 60,
-    Kind.SYNC: 20,
-    Kind.OPEN: 25,
+    Kind.WRITE: 90,
+    Kind.SYNC: 30,
+    Kind.OPEN: 35,
     Kind.RENAME: 1,
-    Kind.MMAP: 15,
+    Kind.MMAP: 25,
     Kind.UNLINK: 6,
 }
 

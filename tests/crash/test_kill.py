@@ -108,11 +108,11 @@ def hold(tally: Tally, report: Any) -> None:
 
 
 def test_kill(server: Server, tmp_path: Path, report: Any) -> None:
-    hold(killed_again_and_again(server, tmp_path, 15, 2), report)
+    hold(killed_again_and_again(server, tmp_path, 12, 2), report)
 
 
 def test_kill_with_batches(server: Server, tmp_path: Path, report: Any) -> None:
-    hold(killed_again_and_again(server, tmp_path, 10, 3, durability="batch"), report)
+    hold(killed_again_and_again(server, tmp_path, 8, 3, durability="batch"), report)
 
 
 @pytest.mark.soak

@@ -162,12 +162,13 @@ def attack(
     return try_images(server, traces, folder, count, seed)
 
 
+PLANTED = {"unlink_before_commit": 60}
 FAULTS = ["commit_before_fsync", "folder_not_synced", "unlink_before_commit", "commit_not_synced"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_bug_is_seen(shimmed: Server, tmp_path: Path, fault: str, report: Any) -> None:
-    tally = attack(shimmed, tmp_path, [0], 40, 60, 1, fault)
+    tally = attack(shimmed, tmp_path, [0], 40, PLANTED.get(fault, 12), 1, fault)
     report(images=tally.images, caught_in=len(tally.wrong))
     assert tally.wrong
 
@@ -184,15 +185,15 @@ def test_planted_bug_of_the_next_process_is_seen(
 
 
 def test_power_loss_while_a_store_is_created(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 60, 3), report)
+    hold(attack(shimmed, tmp_path, [9, 15, 19, 0], 2, 30, 3), report)
 
 
 def test_power_loss(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [200, -15, 400, -9, 0], 60, 70, 2), report)
+    hold(attack(shimmed, tmp_path, [200, -15, 400, -9, 0], 50, 40, 2), report)
 
 
 def test_power_loss_with_batches(shimmed: Server, tmp_path: Path, report: Any) -> None:
-    hold(attack(shimmed, tmp_path, [150, -6, 0], 40, 30, 4, durability="batch"), report)
+    hold(attack(shimmed, tmp_path, [150, -6, 0], 40, 20, 4, durability="batch"), report)
 
 
 @pytest.mark.soak

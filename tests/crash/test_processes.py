@@ -11,7 +11,7 @@ import pytest
 from tests.crash import crowd
 from tests.crash.server import Server
 
-STEPS = 45
+STEPS = 22
 
 
 def together(
