@@ -83,6 +83,11 @@ def size_class(rows: int, row_bytes: int) -> int:
     return 1 if rows <= RUN_ROWS_MAX else 2
 
 
+def has_shrunk(rows: int) -> bool:
+    """Tell whether a tenant with a tree has become small enough to be a run again."""
+    return 2 * rows <= RUN_ROWS_MAX
+
+
 def copies_for(rows: int) -> int:
     """Places that each row of a tenant of about so many rows gets."""
     return COPIES if rows >= COPIES_ROWS_MIN else 1

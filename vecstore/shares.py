@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.config import RUN_ROWS_MAX
 from vecstore.directory import Directory
-from vecstore.division import size_class
+from vecstore.division import has_shrunk, size_class
 from vecstore.tenant_view import TenantView
 
 I64 = NDArray[np.int64]
@@ -85,7 +84,7 @@ def share_of(row_bytes: int, view: TenantView, places: I64, replaced: U32) -> Sh
         shape = 0 if index.listed else 1
         train = size_class(len(view.indexed) + coming, row_bytes) != shape
     else:
-        train = 2 * (view.rows + coming) <= RUN_ROWS_MAX
+        train = has_shrunk(view.rows + coming)
     return Share(view.number, view, fresh, fresh, places, train)
 
 
