@@ -201,5 +201,5 @@ class TenantsMachine(RuleBasedStateMachine):
         self.patch.undo()
 
 
-TenantsMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
+TenantsMachine.TestCase.settings = settings(max_examples=18, stateful_step_count=25)
 TestTenants = TenantsMachine.TestCase
