@@ -318,11 +318,6 @@ def as_ids(values: Sequence[Any]) -> Sequence[str] | NDArray[np.int64]:
     return list(values)
 
 
-def plural(count: int, noun: str) -> str:
-    """Say how many."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def show_some(names: Iterable[str], limit: int = 12) -> str:
     """List names for a message, not too many."""
     listed = [repr(name) for name in names]

@@ -6,7 +6,7 @@ tenants with rows of their own or none; a revoked row is looked for by every ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,11 @@ from tests.tenant_checks import (
     hold_unknown,
     shown,
     shown_ids,
-    small_shapes,
 )
 from tests.test_disk_full import FullDisk
 from vecstore.collection import Collection
 
 ONE = np.ones(DIM, np.float32)
-
-
-@pytest.fixture(autouse=True)
-def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_shapes(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[vecstore.Store]:
-    with sound_store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def docs(store: vecstore.Store) -> Collection:
-    return store.collection("docs", dim=DIM, tenants=True)
 
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)

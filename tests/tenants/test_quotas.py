@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,10 @@ import pytest
 
 import vecstore
 from tests.store_checks import normal, sound_store
-from tests.tenant_checks import DIM, ORIGIN, SHAPES, fill, flush, shown, shown_ids, small_shapes
+from tests.tenant_checks import DIM, ORIGIN, SHAPES, fill, flush, shown, shown_ids
 from vecstore.collection import Collection
 
 ONE = np.ones(DIM, np.float32)
-
-
-@pytest.fixture(autouse=True)
-def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_shapes(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[vecstore.Store]:
-    with sound_store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def docs(store: vecstore.Store) -> Collection:
-    return store.collection("docs", dim=DIM, tenants=True)
 
 
 # --- quotas -------------------------------------------------------------------------------------

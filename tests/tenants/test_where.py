@@ -6,7 +6,7 @@ index of metadata in test_attributes.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import vecstore
 from tests.naive import distances
 from tests.naive_filters import holds
 from tests.store_checks import normal, sound_store
-from tests.tenant_checks import DIM, ORIGIN, SHAPES, fill, flush, shown, shown_ids, small_shapes
+from tests.tenant_checks import DIM, ORIGIN, SHAPES, fill, flush, shown, shown_ids
 from vecstore import planning
 from vecstore.collection import Collection
 from vecstore.tenant_view import TenantView
@@ -26,22 +26,6 @@ ONE = np.ones(DIM, np.float32)
 QUERIES = normal(40, DIM, seed=9)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 SCOPES = ["collection", "tenant", "granted"]
-
-
-@pytest.fixture(autouse=True)
-def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_shapes(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[vecstore.Store]:
-    with sound_store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def docs(store: vecstore.Store) -> Collection:
-    return store.collection("docs", dim=DIM, tenants=True)
 
 
 @pytest.fixture(params=["planned", "exact", "scan"])

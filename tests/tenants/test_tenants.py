@@ -6,7 +6,7 @@ test_isolation.py, random histories in test_tenants_model.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +26,11 @@ from tests.tenant_checks import (
     hold_unknown,
     shown,
     shown_ids,
-    small_shapes,
 )
 from vecstore.collection import Collection
 
 ONE = np.ones(DIM, np.float32)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
-
-
-@pytest.fixture(autouse=True)
-def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_shapes(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[vecstore.Store]:
-    with sound_store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def docs(store: vecstore.Store) -> Collection:
-    return store.collection("docs", dim=DIM, tenants=True)
 
 
 # --- who is meant -------------------------------------------------------------------------------

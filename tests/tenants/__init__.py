@@ -1,0 +1,1 @@
+"""Tenants and filters, call by call."""
