@@ -18,6 +18,7 @@ if sys.platform == "win32":
 from typing import TYPE_CHECKING, Any
 
 from vecstore.errors import (
+    AccessDeniedError,
     CollectionMismatchError,
     CollectionNotFoundError,
     CorruptionError,
@@ -30,17 +31,22 @@ from vecstore.errors import (
     InvalidVectorError,
     NotAStoreError,
     QuotaExceededError,
+    RateLimitedError,
     ReadOnlyError,
+    RequestTooLargeError,
+    ServiceTimeoutError,
     StoreClosedError,
     StoreNotFoundError,
     TargetNotMetError,
     TenantRequiredError,
+    UnavailableError,
     UnknownIdError,
     VecstoreError,
     WriterLockedError,
 )
 
 if TYPE_CHECKING:
+    from vecstore.client import RemoteCollection, RemoteStore, connect
     from vecstore.collection import Collection
     from vecstore.results import Candidate, Explanation, Hit, Result, Tuning, Violation
     from vecstore.store import Store
@@ -56,6 +62,9 @@ _LAZY = {
     "Collection": ("vecstore.collection", "Collection"),
     "Candidate": ("vecstore.results", "Candidate"),
     "EmbeddingTable": ("vecstore.table", "EmbeddingTable"),
+    "RemoteCollection": ("vecstore.client", "RemoteCollection"),
+    "RemoteStore": ("vecstore.client", "RemoteStore"),
+    "connect": ("vecstore.client", "connect"),
     "Explanation": ("vecstore.results", "Explanation"),
     "Hit": ("vecstore.results", "Hit"),
     "Result": ("vecstore.results", "Result"),
@@ -80,6 +89,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AccessDeniedError",
     "Candidate",
     "Collection",
     "CollectionMismatchError",
@@ -97,8 +107,13 @@ __all__ = [
     "InvalidVectorError",
     "NotAStoreError",
     "QuotaExceededError",
+    "RateLimitedError",
     "ReadOnlyError",
+    "RemoteCollection",
+    "RemoteStore",
+    "RequestTooLargeError",
     "Result",
+    "ServiceTimeoutError",
     "Store",
     "StoreClosedError",
     "StoreNotFoundError",
@@ -107,10 +122,12 @@ __all__ = [
     "TenantRequiredError",
     "TenantUnion",
     "Tuning",
+    "UnavailableError",
     "UnknownIdError",
     "VecstoreError",
     "Violation",
     "WriterLockedError",
+    "connect",
     "open",
     "warmup",
 ]

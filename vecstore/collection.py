@@ -41,6 +41,18 @@ class Collection(Verbs):
         """Distance: "l2", "cosine" or "ip"."""
         return Metric(self._core.identity.record.metric).label
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was created with: dim, metric, tenants, codec, raw."""
+        record = self._core.identity.record
+        return {
+            "dim": record.dim,
+            "metric": self.metric,
+            "tenants": record.tenants,
+            "codec": record.codec,
+            "raw": record.raw,
+        }
+
     def __repr__(self) -> str:
         """Show name and shape."""
         return f"Collection({self.name!r}, dim={self.dim}, metric={self.metric!r})"

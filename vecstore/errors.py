@@ -39,6 +39,10 @@ class QuotaExceededError(InvalidArgumentError):
     """A tenant's quota does not allow the call."""
 
 
+class RequestTooLargeError(InvalidArgumentError):
+    """A call to the service has more bytes, rows or hits than it takes at once."""
+
+
 class UnknownIdError(VecstoreError, KeyError):
     """No live row has this id."""
 
@@ -73,6 +77,30 @@ class WriterLockedError(VecstoreError, OSError):
 
 class ReadOnlyError(VecstoreError, PermissionError):
     """A write was asked of something that can only be read."""
+
+
+class AccessDeniedError(VecstoreError, PermissionError):
+    """The service does not know the key, or the key does not allow the call."""
+
+
+class UnavailableError(VecstoreError, ConnectionError):
+    """The service cannot be reached or has too much to do; the call may be repeated.
+
+    Attributes
+    ----------
+    retry_after_s : float or None
+        Seconds to wait before; None when the service did not say.
+    """
+
+    retry_after_s: float | None = None
+
+
+class RateLimitedError(UnavailableError):
+    """The key has used up the calls that it may make at this time."""
+
+
+class ServiceTimeoutError(VecstoreError, TimeoutError):
+    """The service did not answer in time."""
 
 
 class DiskFullError(VecstoreError, OSError):

@@ -1,4 +1,5 @@
-"""The command line: `vecstore demo | load | query | get | stats | check | tune | warmup`.
+"""The command line: `vecstore demo | load | query | get | stats | check | tune |
+serve | keys | warmup`.
 
 Exit status: 0, 1 (the store or the data is at fault), 2 (usage). An error is one line on stderr.
 `--json` prints exactly one JSON document on stdout; progress bars go to stderr and only to a
@@ -7,10 +8,18 @@ terminal. Whatever is heavy is imported by the command that needs it, so `--help
 
 from __future__ import annotations
 
-from vecstore.cli import demo, load, maintenance, reads, tune  # registers the commands
+from vecstore.cli import (  # registers the commands
+    demo,
+    keys,
+    load,
+    maintenance,
+    reads,
+    serve,
+    tune,
+)
 from vecstore.cli.app import app
 
-__all__ = ["app", "demo", "load", "main", "maintenance", "reads", "tune"]
+__all__ = ["app", "demo", "keys", "load", "main", "maintenance", "reads", "serve", "tune"]
 
 
 def main() -> None:

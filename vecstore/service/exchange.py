@@ -1,0 +1,182 @@
+"""One call and its answer as ASGI has them: headers, a bounded body, bytes back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+from vecstore.errors import InvalidArgumentError, RequestTooLargeError, ServiceTimeoutError
+from vecstore.service.options import Options
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SAFE: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class BodyTimeoutError(ServiceTimeoutError):
+    """The caller did not send the body in time."""
+
+    status = 408
+
+
+class Exchange:
+    """One HTTP call.
+
+    Parameters
+    ----------
+    scope, receive, send
+        As ASGI gives them.
+    options : Options
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, options: Options) -> None:
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.headers = dict(self.raw_headers)
+        self._receive = receive
+        self._send = send
+        self._options = options
+        self.body_bytes = 0
+        self.status = 0
+        given = self.text("x-request-id") or ""
+        known = _REQUEST_ID.fullmatch(given)
+        self.request_id = given if known else secrets.token_hex(8)
+
+    def text(self, name: str) -> str | None:
+        """Return a header."""
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    async def chunks(self, limit: int | None) -> AsyncIterator[bytes]:
+        """Give the body as it comes.
+
+        Raises
+        ------
+        RequestTooLargeError
+            It has more bytes than `limit`.
+        BodyTimeoutError
+            A chunk did not come in time.
+        InvalidArgumentError
+            The caller went away.
+        """
+        length = self.text("content-length")
+        if limit is not None and length is not None and length.isdecimal() and int(length) > limit:
+            raise _too_large(limit)
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(self._options.body_timeout_s):
+                    message = await self._receive()
+            except TimeoutError:
+                raise BodyTimeoutError("The body did not come in time.") from None
+            if message["type"] == "http.disconnect":
+                raise InvalidArgumentError("The caller went away before the body was there.")
+            chunk: bytes = message.get("body", b"")
+            self.body_bytes += len(chunk)
+            if limit is not None and self.body_bytes > limit:
+                raise _too_large(limit)
+            more = message.get("more_body", False)
+            yield chunk
+
+    async def body(self) -> bytes:
+        """Return the whole body, unpacked if it is gzipped."""
+        limit = self._options.body_bytes_max
+        encoding = self.text("content-encoding")
+        async with asyncio.timeout(4 * self._options.body_timeout_s):
+            parts = [chunk async for chunk in self.chunks(limit)]
+        raw = parts[0] if len(parts) == 1 else b"".join(parts)
+        if encoding is None or encoding == "identity":
+            return raw
+        if encoding != "gzip":
+            raise InvalidArgumentError(f"Content-Encoding is {encoding!r}; use gzip, or none.")
+        return unpack(raw, limit)
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes,
+        media_type: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """Send an answer as a whole."""
+        self.status = status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", media_type.encode()),
+                    (b"content-length", b"%d" % len(body)),
+                    (b"x-request-id", self.request_id.encode()),
+                    *_SAFE,
+                    *headers,
+                ],
+            }
+        )
+        await self._send(
+            {"type": "http.response.body", "body": b"" if self.method == "HEAD" else body}
+        )
+
+    async def stream(
+        self, parts: AsyncIterator[bytes], media_type: str, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        """Send an answer piece by piece, waiting for the caller to take it.
+
+        The first piece is made before anything is sent, so that a call that fails at once is answered
+        with its error.
+        """
+        first = await anext(parts, b"")
+        self.status = 200
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", media_type.encode()),
+                    (b"x-request-id", self.request_id.encode()),
+                    *_SAFE,
+                    *headers,
+                ],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": first, "more_body": True})
+        async for part in parts:
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+def unpack(raw: bytes, limit: int) -> bytes:
+    """Unpack gzip, up to a limit.
+
+    Raises
+    ------
+    RequestTooLargeError, InvalidArgumentError
+    """
+    unpacker = zlib.decompressobj(31)
+    try:
+        body = unpacker.decompress(raw, limit)
+    except zlib.error as error:
+        raise InvalidArgumentError(f"The body is no gzip ({error}).") from None
+    if unpacker.unconsumed_tail:
+        raise _too_large(limit)
+    if not unpacker.eof:
+        raise InvalidArgumentError("The gzip body is cut short.")
+    return body
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f"The body has more than {limit} bytes; divide the call, or start the service with a "
+        f"higher limit."
+    )

@@ -1,0 +1,142 @@
+"""Passing calls that write on to the process that writes, over a Unix-domain socket.
+
+The body is passed on as it came, with the headers that matter; the process that writes looks at the
+key itself and trusts nobody.  While it is being started again, calls wait for it a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+from vecstore.errors import UnavailableError
+from vecstore.wire.faults import unavailable
+from vecstore.wire.verbs import Verb
+
+WAIT_S: Final = 3.0
+"""How long a call waits for the process that writes to come back."""
+
+_PAUSE_S: Final = 0.02
+_IDLE_MAX: Final = 32
+_HEAD_BYTES_MAX: Final = 1 << 16
+PASSED: Final = (
+    b"authorization",
+    b"content-type",
+    b"content-encoding",
+    b"accept",
+    b"idempotency-key",
+)
+Answer = tuple[int, dict[bytes, bytes], bytes]
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Forwarder:
+    """Calls the process that writes.
+
+    Parameters
+    ----------
+    path : str
+        Its socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._idle: list[_Connection] = []
+
+    async def call(
+        self,
+        verb: Verb,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes | AsyncIterator[bytes],
+        request_id: str,
+    ) -> Answer:
+        """Pass a call on: status, headers and body of its answer.
+
+        Raises
+        ------
+        UnavailableError
+            The process that writes is not there, or ended while it had the call.
+        """
+        head = [verb.method.encode() + b" " + target + b" HTTP/1.1", b"host: localhost"]
+        head += [name + b": " + value for name, value in headers if name in PASSED]
+        head.append(b"x-request-id: " + request_id.encode())
+        streamed = not isinstance(body, bytes)
+        if streamed:
+            head.append(b"transfer-encoding: chunked")
+        else:
+            head.append(b"content-length: " + str(len(body)).encode())
+        start = b"\r\n".join(head) + b"\r\n\r\n"
+        until = time.monotonic() + WAIT_S
+        while True:
+            reader, writer = connection = await self._connect(until)
+            try:
+                writer.write(start)
+                if isinstance(body, bytes):
+                    writer.write(body)
+                    await writer.drain()
+                else:
+                    await _stream(writer, body)
+                answer = await _read(reader)
+            except (OSError, EOFError, ValueError) as error:
+                writer.close()
+                # A call that was passed on may have been carried out.
+                if verb.repeatable and not streamed and time.monotonic() < until:
+                    continue
+                raise UnavailableError(
+                    "The process that writes ended while it had the call, which may have been "
+                    "carried out; look before you repeat it."
+                ) from error
+            except BaseException:
+                writer.close()
+                raise
+            if len(self._idle) < _IDLE_MAX and answer[1].get(b"connection") != b"close":
+                self._idle.append(connection)
+            else:
+                writer.close()
+            return answer
+
+    async def _connect(self, until: float) -> _Connection:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()
+        while True:
+            try:
+                return await asyncio.open_unix_connection(self._path, limit=_HEAD_BYTES_MAX)
+            except OSError:
+                if time.monotonic() >= until:
+                    raise unavailable(
+                        "The process that writes is not there; it is being started again."
+                    ) from None
+                await asyncio.sleep(_PAUSE_S)
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for _, writer in self._idle:
+            writer.close()
+        self._idle.clear()
+
+
+async def _stream(writer: asyncio.StreamWriter, body: AsyncIterator[bytes]) -> None:
+    async for chunk in body:
+        if chunk:
+            writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+            await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def _read(reader: asyncio.StreamReader) -> Answer:
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head[:-4].split(b"\r\n")
+    status = int(lines[0].split(b" ", 2)[1])
+    headers = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        headers[name.strip().lower()] = value.strip()
+    body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
+    return status, headers, body

@@ -1,0 +1,27 @@
+"""The log: one JSON object a line on stderr, with the id that the answer carries as X-Request-Id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from typing import Any
+
+import msgspec
+
+_STDERR = 2
+_ENCODER = msgspec.json.Encoder(enc_hook=str)
+
+
+def log(event: str, **facts: Any) -> None:
+    """Write one line; what it says is never more important than what it is about."""
+    line = _ENCODER.encode({"at": round(time.time(), 6), "event": event, "pid": os.getpid(), **facts})
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, line + b"\n")
+
+
+def log_failure(event: str, error: BaseException, **facts: Any) -> None:
+    """Write one line about an error nobody expected, with its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    log(event, error=type(error).__name__, trace=trace, **facts)
