@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from vecstore.errors import InvalidVectorError
 from vecstore.ids import Ids, parse_ids
 from vecstore.inputs import as_array, check_values
-from vecstore.reader import Reader
-from vecstore.scopes import Scope
+
+if TYPE_CHECKING:
+    from vecstore.reader import Reader
+    from vecstore.scopes import Scope
 
 F32 = NDArray[np.float32]
 

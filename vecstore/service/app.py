@@ -23,7 +23,7 @@ from vecstore.errors import (
 from vecstore.service import transfer
 from vecstore.service.exchange import BodyTimeoutError, Exchange, Receive, Scope, Send
 from vecstore.service.forward import Forwarder
-from vecstore.service.handlers import HANDLERS, Call
+from vecstore.service.handlers import Call, carry_out
 from vecstore.service.keys import Key, KeyNeededError, KeyRing
 from vecstore.service.limits import Limits
 from vecstore.service.logs import log, log_failure
@@ -130,7 +130,7 @@ class Service:
             await self._pass_on(self.forwarder, verb, exchange)
             return
         handed = self.stores.handed(key, verb)
-        call = Call(handed, match.names, tenants, None, self.options, self.metrics)
+        call = Call(self.stores, handed, match.names, tenants, None, self.options, self.metrics)
         if verb.name in transfer.STREAMS:
             await transfer.STREAMS[verb.name](self, exchange, call)
             return
@@ -142,15 +142,12 @@ class Service:
         elif raw:
             raise InvalidArgumentError(f"{verb.name} takes no body.")
         answer_form = _answer_form(exchange, form)
-        work = partial(self._answer, HANDLERS[verb.name], call, answer_form)
+        work = partial(_work, verb.name, call, answer_form)
         if verb.where is Where.WRITER:
             await self._write(verb, key, exchange, raw, answer_form, work)
             return
         body = await self.runner.run(verb, _kind(call, verb), work)
         await exchange.answer(200, body, answer_form.value)
-
-    def _answer(self, handler: Callable[[Call], Any], call: Call, form: Form) -> bytes:
-        return encode(handler(call), form)
 
     async def _write(
         self,
@@ -255,6 +252,10 @@ class Service:
             body_bytes=exchange.body_bytes,
             key=caller,
         )
+
+
+def _work(verb: str, call: Call, form: Form) -> bytes:
+    return encode(carry_out(verb, call), form)
 
 
 class MediaTypeError(InvalidArgumentError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import re
 import secrets
 import zlib
@@ -16,6 +18,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_START: Final = secrets.token_hex(3)
+_NUMBERS: Final = itertools.count()
 _SAFE: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -49,9 +53,10 @@ class Exchange:
         self._options = options
         self.body_bytes = 0
         self.status = 0
-        given = self.text("x-request-id") or ""
-        known = _REQUEST_ID.fullmatch(given)
-        self.request_id = given if known else secrets.token_hex(8)
+        given = self.text("x-request-id")
+        if given is None or not _REQUEST_ID.fullmatch(given):
+            given = f"{os.getpid():x}-{_START}-{next(_NUMBERS):x}"
+        self.request_id = given
 
     def text(self, name: str) -> str | None:
         """Return a header."""
@@ -70,37 +75,52 @@ class Exchange:
         InvalidArgumentError
             The caller went away.
         """
-        length = self.text("content-length")
-        if limit is not None and length is not None and length.isdecimal() and int(length) > limit:
-            raise _too_large(limit)
+        self._hold_length(limit)
         more = True
         while more:
             try:
                 async with asyncio.timeout(self._options.body_timeout_s):
-                    message = await self._receive()
+                    chunk, more = await self._next(limit)
             except TimeoutError:
                 raise BodyTimeoutError("The body did not come in time.") from None
-            if message["type"] == "http.disconnect":
-                raise InvalidArgumentError("The caller went away before the body was there.")
-            chunk: bytes = message.get("body", b"")
-            self.body_bytes += len(chunk)
-            if limit is not None and self.body_bytes > limit:
-                raise _too_large(limit)
-            more = message.get("more_body", False)
             yield chunk
 
     async def body(self) -> bytes:
-        """Return the whole body, unpacked if it is gzipped."""
+        """Return the whole body, unpacked if it is gzipped; raises as `chunks` does."""
         limit = self._options.body_bytes_max
-        encoding = self.text("content-encoding")
-        async with asyncio.timeout(4 * self._options.body_timeout_s):
-            parts = [chunk async for chunk in self.chunks(limit)]
-        raw = parts[0] if len(parts) == 1 else b"".join(parts)
-        if encoding is None or encoding == "identity":
+        self._hold_length(limit)
+        try:
+            async with asyncio.timeout(self._options.body_timeout_s):
+                raw, more = await self._next(limit)
+                if more:
+                    parts = [raw]
+                    while more:
+                        chunk, more = await self._next(limit)
+                        parts.append(chunk)
+                    raw = b"".join(parts)
+        except TimeoutError:
+            raise BodyTimeoutError("The body did not come in time.") from None
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is None or encoding == b"identity":
             return raw
-        if encoding != "gzip":
+        if encoding != b"gzip":
             raise InvalidArgumentError(f"Content-Encoding is {encoding!r}; use gzip, or none.")
         return unpack(raw, limit)
+
+    def _hold_length(self, limit: int | None) -> None:
+        length = self.headers.get(b"content-length", b"")
+        if limit is not None and length.isdigit() and int(length) > limit:
+            raise _too_large(limit)
+
+    async def _next(self, limit: int | None) -> tuple[bytes, bool]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidArgumentError("The caller went away before the body was there.")
+        chunk: bytes = message.get("body", b"")
+        self.body_bytes += len(chunk)
+        if limit is not None and self.body_bytes > limit:
+            raise _too_large(limit)
+        return chunk, message.get("more_body", False)
 
     async def answer(
         self,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vecstore.config import INT_ID_MAX
-from vecstore.errors import InvalidArgumentError, RequestTooLargeError
+from vecstore.errors import CollectionNotFoundError, InvalidArgumentError, RequestTooLargeError
 from vecstore.service.metrics import Metrics
 from vecstore.service.options import Options
 from vecstore.picture import picture
-from vecstore.service.scope import rows_of
+from vecstore.service.scope import Stores, rows_of
 from vecstore.wire import bodies
 from vecstore.wire.encoding import read_vector, read_vectors
 
@@ -28,7 +28,9 @@ class Call:
 
     Attributes
     ----------
+    stores : Stores
     store : Store or BoundStore
+        What the caller was handed.
     names : dict
         Names in the path.
     tenants : tuple of str, or None
@@ -37,6 +39,7 @@ class Call:
     metrics : Metrics
     """
 
+    stores: Stores
     store: Any
     names: dict[str, str]
     tenants: tuple[str, ...] | None
@@ -47,7 +50,7 @@ class Call:
     @property
     def docs(self) -> Any:
         """The collection named."""
-        return self.store.collection(self.names["collection"])
+        return self.stores.docs(self.store, self.names["collection"])
 
     @property
     def rows(self) -> Any:
@@ -55,11 +58,11 @@ class Call:
         return rows_of(self.docs, self.tenants)
 
 
-def _hold_k(call: Call, k: int) -> None:
-    if k > call.options.k_max:
-        raise RequestTooLargeError(
-            f"k is {k}; this service gives at most {call.options.k_max} hits a query."
-        )
+def _hold_k(call: Call, rows: Any) -> None:
+    """Hold the hits of a query against the limit; k itself may be any, as in the library."""
+    k, limit = call.body.k, call.options.k_max
+    if k > limit and min(k, rows.count(call.body.where)) > limit:
+        raise RequestTooLargeError(f"k is {k}; this service gives at most {limit} hits a query.")
 
 
 def _hold_rows(call: Call, what: str, rows: int) -> None:
@@ -72,16 +75,16 @@ def _hold_rows(call: Call, what: str, rows: int) -> None:
 
 def _query(call: Call) -> Any:
     body: bodies.Question = call.body
-    _hold_k(call, body.k)
+    rows = call.rows
+    _hold_k(call, rows)
     vector = read_vector(body.vector)
-    hits = call.rows.query(vector, body.k, body.where, body.recall, tuple(body.include))
-    return {"hits": hits}
+    return {"hits": rows.query(vector, body.k, body.where, body.recall, tuple(body.include))}
 
 
 def _search(call: Call) -> Any:
     body: bodies.Questions = call.body
-    _hold_k(call, body.k)
     rows = call.rows
+    _hold_k(call, rows)
     vectors = read_vectors(body.vectors, rows.dim)
     if vectors.ndim == 2 and len(vectors) * body.k > call.options.answers_max:
         raise RequestTooLargeError(
@@ -93,8 +96,9 @@ def _search(call: Call) -> Any:
 
 def _explain(call: Call) -> Any:
     body: bodies.Explain = call.body
-    _hold_k(call, body.k)
-    return call.rows.explain(read_vector(body.vector), body.k, body.where, body.recall)
+    rows = call.rows
+    _hold_k(call, rows)
+    return rows.explain(read_vector(body.vector), body.k, body.where, body.recall)
 
 
 def _ids(call: Call, ids: bodies.Ids) -> bodies.Ids:
@@ -131,6 +135,15 @@ def _put(call: Call, verb: str) -> bodies.Done:
     rows = call.rows
     vectors = read_vectors(body.vectors, rows.dim, not isinstance(ids, list))
     getattr(rows, verb)(ids, vectors, body.metadata, body.documents)
+    return bodies.Done()
+
+
+def _load(call: Call) -> Any:
+    body: bodies.LoadRows = call.body
+    docs = call.docs
+    ids = _ids(call, body.ids)
+    vectors = read_vectors(body.vectors, docs.dim, not isinstance(ids, list))
+    docs.load(vectors, ids, body.metadata, body.documents, tenants=body.tenants)
     return bodies.Done()
 
 
@@ -211,6 +224,16 @@ def _keep_backup(call: Call) -> Any:
     return bodies.BackupName(name)
 
 
+def carry_out(verb: str, call: Call) -> Any:
+    """Call the handler of a verb."""
+    try:
+        return HANDLERS[verb](call)
+    except CollectionNotFoundError:
+        if not call.stores.forget(call.names.get("collection", "")):
+            raise
+    return HANDLERS[verb](call)  # it was dropped and, maybe, made anew
+
+
 HANDLERS: Final[dict[str, Callable[[Call], Any]]] = {
     "query": _query,
     "search": _search,
@@ -220,6 +243,7 @@ HANDLERS: Final[dict[str, Callable[[Call], Any]]] = {
     "count": _count,
     "upsert": _upsert,
     "add": _add,
+    "load": _load,
     "delete": _delete,
     "grant": _grant,
     "revoke": _revoke,

@@ -8,8 +8,8 @@ be changed while a server holds the store's writer lock.
 Invariants
 ----------
 * The file is replaced as a whole, readable by its owner only, one editor at a time.
-* A server looks at the file's state with each call: a key that was removed before a call came in
-  is not accepted, in any process.
+* A server looks at the file's state with a call, unless it did in the last `_LOOK_S`: from then on
+  a key that was removed is not accepted, in any process.
 * Once keys were there, a missing or damaged file lets nobody in.
 """
 
@@ -34,6 +34,7 @@ from vecstore.wire.verbs import Role
 
 _PREFIX = "vs"
 _NO_DIGEST = "0" * 64
+_LOOK_S = 0.01
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -204,11 +205,16 @@ class KeyRing:
         self._file = KeyFile(path)
         self._seen: tuple[int, int, int] | None = None
         self._keys: dict[str, Key] = {}
+        self._look_at = 0.0
         self.needed = needed
         self.refresh()
 
     def refresh(self) -> None:
         """Look whether the file has changed."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
         try:
             state = os.stat(self._file.path)
         except OSError:

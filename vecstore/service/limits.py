@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import tempfile
 import time
+import weakref
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,7 @@ class Limits:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="vecstore-limits-")
+        weakref.finalize(self, self._file.close)
         self._file.truncate(_LINE.itemsize * _KEYS_MAX)
         self._lines = np.frombuffer(mmap.mmap(self._file.fileno(), 0), _LINE)
         self._known: dict[str, int] = {}

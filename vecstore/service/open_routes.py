@@ -8,7 +8,7 @@ come from a page of this service.  There is no CORS.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,20 +50,29 @@ def hold_origin(exchange: Exchange, options: Options) -> None:
     AccessDeniedError
     """
     headers = exchange.headers
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    wrong = _wrong_origin(
+        options,
+        headers.get(b"host", b""),
+        headers.get(b"origin"),
+        headers.get(b"sec-fetch-site", b"none"),
+    )
+    if wrong:
+        raise AccessDeniedError(wrong)
+
+
+@lru_cache(256)
+def _wrong_origin(options: Options, host: bytes, origin: bytes | None, site: bytes) -> str:
+    """Say why a call is refused; empty when it is not."""
+    asked = host.decode("latin-1").lower()
+    name = asked.rpartition(":")[0] if ":" in asked and not asked.endswith("]") else asked
     known = is_loopback(name) or name in options.hosts or name == options.host.lower()
     if options.is_local and options.socket is None and not known:
-        raise AccessDeniedError(
-            "The Host of this call is not one of this service; name it with --host-name."
-        )
-    origin = headers.get(b"origin")
+        return "The Host of this call is not one of this service; name it with --host-name."
+    foreign = "Pages of other origins may not call this service."
     if origin is None:
-        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-            raise AccessDeniedError("Pages of other origins may not call this service.")
-        return
-    if origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
-        raise AccessDeniedError("Pages of other origins may not call this service.")
+        return "" if site in (b"none", b"same-origin") else foreign
+    ours = (f"http://{asked}", f"https://{asked}")
+    return "" if origin.decode("latin-1").lower() in ours else foreign
 
 
 async def _live(service: Service, exchange: Exchange) -> None:

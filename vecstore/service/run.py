@@ -71,16 +71,26 @@ class Process:
     shared : Shared
     writer : str
         Socket of the process that writes, for one that reads.
+    warm : bool
+        Have all kernels compiled before the first call.
     """
 
     def __init__(
-        self, options: Options, part: Part, number: int, shared: Shared, writer: str = ""
+        self,
+        options: Options,
+        part: Part,
+        number: int,
+        shared: Shared,
+        writer: str = "",
+        *,
+        warm: bool = True,
     ) -> None:
         shared.metrics.use(number)
         shared.metrics.started(number)
         shared.limits.use(number)
         self.options = options
         self.part = part
+        self._warm = warm
         self.failure: BaseException | None = None
         self.service = Service(
             options,
@@ -133,6 +143,8 @@ class Process:
             loop.add_reader(end, self.stop)
         opening = asyncio.ensure_future(asyncio.to_thread(self._open))
         opening.add_done_callback(self._opened)
+        if self.part is Part.READER:  # others answer meanwhile, or callers wait a moment
+            await asyncio.wait([opening])
         try:
             await self.server.serve(sockets=[listening])
         finally:
@@ -162,7 +174,8 @@ class Process:
             stores.writing = vecstore.open(path, "w", self.options.durability)
         stores.reading = _open_reading(path)
         if self.part is not Part.WRITER:
-            vecstore.warmup()
+            if self._warm:
+                vecstore.warmup()
             for name in stores.reading.collections():
                 _ask(stores.reading.collection(name))
 

@@ -8,7 +8,7 @@ collection without tenants, or the store.  What they do not offer they refuse, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vecstore.errors import (
@@ -38,6 +38,7 @@ class Stores:
 
     reading: Store | None = None
     writing: Store | None = None
+    _known: dict[str, Any] = field(default_factory=dict)
 
     def handed(self, key: Key, verb: Verb) -> Any:
         """Return what a key may use for a verb.
@@ -56,6 +57,22 @@ class Stores:
         if store is None:
             raise StoreClosedError("The store is not open.")
         return store if key.tenant is None else BoundStore(store, key.tenant)
+
+    def docs(self, store: Any, name: str) -> Any:
+        """Get a collection without a look into the catalogue, when it was got before.
+
+        A collection that was dropped says so when it is used; then call `forget`.
+        """
+        if store is not self.reading:
+            return store.collection(name)
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = store.collection(name)
+        return known
+
+    def forget(self, name: str) -> bool:
+        """Look a collection up anew next time; whether that may change anything."""
+        return self._known.pop(name, None) is not None
 
 
 class _Bound:

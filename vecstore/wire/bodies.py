@@ -48,6 +48,12 @@ class Rows(Request):
     documents: Documents = None
 
 
+class LoadRows(Rows):
+    """Rows to write, of several tenants: for each its owner, or owner and grantees."""
+
+    tenants: list[str | list[str]] | None = None
+
+
 class Selection(Request):
     """Rows to delete: by ids, by a filter, or those that both name."""
 

@@ -6,6 +6,7 @@ import base64
 import math
 import sys
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,7 @@ class Form(Enum):
     MSGPACK = MSGPACK_TYPE
 
 
+@lru_cache(64)
 def parse_form(media_type: str) -> Form | None:
     """Find the form that a Content-Type or Accept names; None when it is neither of ours."""
     kind, _, parameters = media_type.lower().partition(";")

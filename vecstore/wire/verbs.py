@@ -119,6 +119,10 @@ _TABLE = (
         "Insert rows; refuse ids that exist", tenants=True, repeatable=False,
     ),
     Verb(
+        "load", "POST", f"{_ONE}/load", _R, _THERE, bodies.LoadRows, bodies.Done,
+        "Upsert rows of several tenants, or many rows",
+    ),
+    Verb(
         "delete", "POST", f"{_ONE}/delete", _R, _THERE, bodies.Selection, bodies.Number,
         "Delete rows by ids, by a filter, or both", tenants=True, repeatable=False,
     ),

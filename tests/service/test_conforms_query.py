@@ -1,0 +1,22 @@
+"""Reading through the service: the tests of tests/test_query.py, test_facts.py, test_explain.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tests.test_explain
+import tests.test_facts
+import tests.test_query
+from tests.service.checks import adopt
+
+
+@pytest.fixture
+def docs(store: Any) -> Any:
+    return store.collection("docs", dim=4)
+
+
+adopt(tests.test_query, globals(), but=("test_identical_rows",))  # thousands of rows, in all metrics
+adopt(tests.test_facts, globals())
+adopt(tests.test_explain, globals())
