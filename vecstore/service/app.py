@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from typing import Any, Final
 
 from vecstore.errors import (
@@ -219,9 +220,8 @@ class Service:
             headers = ((b"connection", b"close"),)
         elif isinstance(error, KeyNeededError):
             headers = ((b"www-authenticate", b"Bearer"),)
-        elif isinstance(error, UnavailableError):
-            wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
-            headers = ((b"retry-after", b"%d" % max(1, round(wait_s + 0.499))),)
+        elif isinstance(error, UnavailableError) and error.retry_after_s is not None:
+            headers = ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
         if status >= 500 and not isinstance(error, UnavailableError):
             log_failure("failed", error, request_id=exchange.request_id, verb=name)
         if exchange.status:  # part of the answer is on its way: cut it off, so that it is not whole

@@ -143,7 +143,7 @@ class Process:
             loop.add_reader(end, self.stop)
         opening = asyncio.ensure_future(asyncio.to_thread(self._open))
         opening.add_done_callback(self._opened)
-        if self.part is Part.READER:  # others answer meanwhile, or callers wait a moment
+        if self.part is not Part.ALONE:  # others answer meanwhile, or callers wait a moment
             await asyncio.wait([opening])
         try:
             await self.server.serve(sockets=[listening])
