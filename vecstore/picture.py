@@ -20,8 +20,8 @@ def picture(view: ReadVerbs) -> dict[str, Any]:
     -------
     dict
         "x", "y" and "rows" (entries, copies and dead ones included) of each posting that is shown,
-        "postings" in all, "variance" (share of the centroids' that the plane holds), "rows_indexed" and
-        "rows_fresh", which stand in no posting yet.
+        "postings" in all, "variance" (share of the centroids' that the plane holds),
+        "rows_indexed", and "rows_fresh", which stand in no posting yet.
     """
     scope = view._scope()
     if scope is not None and len(scope) != 1:

@@ -1,4 +1,4 @@
-"""What the tests of the service share: a service in a thread, raw calls, other tests run against it."""
+"""What the tests of the service share: one in a thread, raw calls, tests taken from elsewhere."""
 
 from __future__ import annotations
 

@@ -17,6 +17,8 @@ def docs(store: Any) -> Any:
     return store.collection("docs", dim=4)
 
 
-adopt(tests.test_query, globals(), but=("test_identical_rows",))  # thousands of rows, in all metrics
+adopt(
+    tests.test_query, globals(), but=("test_identical_rows",)
+)  # thousands of rows, in all metrics
 adopt(tests.test_facts, globals())
 adopt(tests.test_explain, globals())

@@ -71,7 +71,9 @@ def page(browser: Any) -> Iterator[Any]:
 def test_a_look_around_by_keyboard(page: Any, path: Path) -> None:
     with running(path) as service:
         page.goto(service.url)
-        page.wait_for_function("() => document.querySelectorAll('#collections tbody tr').length == 2")
+        page.wait_for_function(
+            "() => document.querySelectorAll('#collections tbody tr').length == 2"
+        )
         assert "2 collections, 5,003 rows" in page.inner_text("#summary")
         assert not page.is_visible("#key-form")
         # Reach the link of "words" by tabulator, and follow it.
@@ -81,7 +83,9 @@ def test_a_look_around_by_keyboard(page: Any, path: Path) -> None:
                 break
         page.keyboard.press("Enter")
         page.wait_for_function("() => document.getElementById('one-title').textContent == 'words'")
-        page.wait_for_function("() => document.getElementById('map-text').textContent.includes('centroids')")
+        page.wait_for_function(
+            "() => document.getElementById('map-text').textContent.includes('centroids')"
+        )
         assert page.evaluate("document.querySelectorAll('#calibration tbody tr').length") > 3
         painted = page.evaluate(
             "(() => { const c = document.getElementById('map'); return c.getContext('2d')"
@@ -110,7 +114,11 @@ def test_a_look_around_by_keyboard(page: Any, path: Path) -> None:
         page.fill("#k", "3")
         page.keyboard.press("Enter")
         page.wait_for_function("() => document.querySelectorAll('#hits li').length == 3")
-        for question, words in (("[1, 2]", "2 dimensions"), ("[1,", "no JSON"), ("qqq zzz", "no id")):
+        for question, words in (
+            ("[1, 2]", "2 dimensions"),
+            ("[1,", "no JSON"),
+            ("qqq zzz", "no id"),
+        ):
             page.fill("#question", question)
             page.focus("#question")
             page.keyboard.press("Enter")
@@ -139,7 +147,9 @@ def test_a_tenant_with_its_key(page: Any, path: Path, tmp_path: Path) -> None:
         page.wait_for_selector("#key-form:not([hidden])")
         page.fill("#key", made["key"])
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.getElementById('tenant-count').textContent == '2 rows'")
+        page.wait_for_function(
+            "() => document.getElementById('tenant-count').textContent == '2 rows'"
+        )
         assert page.inner_text("#one-title") == "notes"
         assert page.eval_on_selector_all("#collections tbody tr", "all => all.length") == 1
         page.fill("#question", "1")

@@ -34,7 +34,7 @@ class Served:
     """`vecstore serve` in processes of its own."""
 
     def __init__(self, path: Path, *options: str) -> None:
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.top = subprocess.Popen(
             [sys.executable, "-m", "vecstore.cli", "serve", str(path), *options],
             stdout=subprocess.PIPE,

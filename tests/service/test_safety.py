@@ -16,10 +16,11 @@ import pytest
 import vecstore
 from tests.cli_checks import failed, run, run_json
 from tests.service.checks import Answer, Running, running
+from tests.store_checks import failure
 from vecstore.service.keys import KeyFile, KeyRing
 from vecstore.service.options import Options, keys_beside
 from vecstore.service.supervisor import serve
-from vecstore.wire.verbs import VERBS, Role, Verb, Where
+from vecstore.wire.verbs import VERBS, Role, Verb
 
 NOTES = "/v1/collections/notes"
 ONE = [1.0, 0.0]
@@ -43,7 +44,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with vecstore.open(path) as store:
         notes = store.collection("notes", dim=2, tenants=True)
         notes.tenant("a").upsert([1, 2], [[1, 0], [0, 1]], [{"of": "a"}, None])
-        notes.tenant("globex").upsert([1, 7], [[1, 0], [0, 1]], [{"of": "secret"}, None], ["secret", ""])
+        notes.tenant("globex").upsert(
+            [1, 7], [[1, 0], [0, 1]], [{"of": "secret"}, None], ["secret", ""]
+        )
         store.collection("plain", dim=2).upsert([1], [[1, 1]], [{"of": "secret"}])
     keys = {}
     for role in ("read", "write", "admin"):
@@ -127,7 +130,7 @@ def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
     assert len({key.id for key in file.read()}) == 12
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_others_are_not_let_in_without_keys(tmp_path: Path, host: str) -> None:
     options = Options(path=tmp_path / "store", host=host, port=0)
     with pytest.raises(vecstore.InvalidArgumentError, match="there are no keys"):
@@ -251,9 +254,6 @@ def test_every_role_of_every_verb(guarded: Guarded) -> None:
             path = verb.url({"collection": "notes", "name": "a"})
             answer = guarded.call(role.name.lower(), verb.method, path, example(verb))
             assert (answer.status, answer.error[0]) == (403, "AccessDeniedError"), verb.name
-    writes = {verb.name for verb in VERBS.values() if verb.where is Where.WRITER}
-    assert all(verb.role >= Role.WRITE or verb.name in writes or verb.role is Role.READ
-               or verb.name in ("check", "backup", "keep_backup") for verb in VERBS.values())  # fmt: skip
 
 
 # --- browsers ---------------------------------------------------------------------------------
@@ -317,10 +317,9 @@ def test_limits_of_a_key(tmp_path: Path) -> None:
         with service.connect(slow) as store:  # waits as it is told, and gets through
             assert [store.collections() for _ in range(3)] == [[], [], []]
         with service.connect(slow, patience_s=0) as store:
-            with pytest.raises(vecstore.RateLimitedError) as caught:
-                for _ in range(20):
-                    store.collections()
-            assert caught.value.retry_after_s is not None
+            refused = [failure(store.collections, vecstore.RateLimitedError) for _ in range(20)]
+            assert all(error.retry_after_s for error in refused if error is not None)
+            assert any(refused)
 
 
 def test_calls_at_once(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""The command line: `vecstore demo | load | query | get | stats | check | tune |
-serve | keys | warmup`.
+"""The command line: one module for each group of commands, registered with `app`.
 
 Exit status: 0, 1 (the store or the data is at fault), 2 (usage). An error is one line on stderr.
 `--json` prints exactly one JSON document on stdout; progress bars go to stderr and only to a

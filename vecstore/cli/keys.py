@@ -46,9 +46,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Make a key and print it; only its hash is kept, so it is shown this once."""
-    made, secret = _file(store, file).add(
-        role.value, tenant, note, calls_per_second, calls_at_once
-    )
+    made, secret = _file(store, file).add(role.value, tenant, note, calls_per_second, calls_at_once)
     if json:
         emit_json({"key": secret, **_facts(made)})
     else:

@@ -1,14 +1,14 @@
 """The row verbs of a remote collection, of one tenant, and of several read as one.
 
-Arguments are checked by the functions that the library checks them with, before anything is sent, so
-wrong ones raise the same errors with the same words.
+Arguments are checked by the functions that the library checks them with, before anything is sent,
+so wrong ones raise the same errors with the same words.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,9 @@ class RemoteReads(ABC):
         """View the collection as a table: ``table[ids]`` gives vectors in the shape of the ids."""
         from vecstore.table import EmbeddingTable
 
-        return EmbeddingTable(_Fetcher(self), self._tenants(), self._info.name, self.dim, missing)
+        return EmbeddingTable(
+            cast("Any", _Fetcher(self)), self._tenants(), self._info.name, self.dim, missing
+        )
 
     def count(self, where: Any = None) -> int:
         """Count live rows."""
@@ -166,7 +168,7 @@ class RemoteRows(RemoteReads):
                 f"{len(parsed)} ids for {len(array)} vectors; lengths must agree."
             )
         check_unique(parsed)
-        body = {
+        body: dict[str, Any] = {
             "ids": parsed.plain(),
             "metadata": parse_metadata(metadata, len(parsed), parsed.scalar),
             "documents": parse_documents(documents, len(parsed), parsed.scalar),

@@ -18,6 +18,7 @@ from vecstore.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
+from vecstore.ids import is_int
 from vecstore.inputs import parse_name, parse_path
 from vecstore.results import Violation
 from vecstore.wire.encoding import Form
@@ -106,7 +107,7 @@ class RemoteStore:
     ) -> RemoteCollection:
         """Get a collection, or create it; see `vecstore.Store.collection`."""
         names = {"collection": parse_name(name)}
-        number = int(dim) if hasattr(dim, "__index__") and not isinstance(dim, bool) else dim
+        number = int(dim) if dim is not None and is_int(dim) else dim
         options = {"dim": number, "metric": metric, "tenants": tenants, "codec": codec, "raw": raw}
         try:
             info = self._transport.call("open", names, None, options)

@@ -1,8 +1,9 @@
 """Calls over HTTP: connections kept for the next call, bodies, errors, repeated tries.
 
-A call that was lost on its way is made again if that cannot do harm: reads, and writes that leave the
-same however often they come, or that carry an idempotency key.  One that the service sends away because it
-has too much to do is made again after the time that it asks for, as long as patience lasts.
+A call that was lost on its way is made again if that cannot do harm: reads, and writes that leave
+the same however often they come, or that carry an idempotency key. One that the service sends
+away because it has too much to do is made again after the time that it asks for, as long as
+patience lasts.
 """
 
 from __future__ import annotations
@@ -255,7 +256,12 @@ def _parse_url(url: str, timeout_s: float) -> Any:
         host, port = parts.hostname, parts.port
     except (ValueError, AttributeError, TypeError):
         parts = host = None  # type: ignore[assignment]
-    if parts is None or host is None or parts.scheme not in ("http", "https") or parts.path.strip("/"):
+    if (
+        parts is None
+        or host is None
+        or parts.scheme not in ("http", "https")
+        or parts.path.strip("/")
+    ):
         raise InvalidArgumentError(
             f"url is {url!r}; use 'http://127.0.0.1:7878' or 'unix:/path/of/socket'."
         )

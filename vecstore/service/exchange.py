@@ -153,8 +153,8 @@ class Exchange:
     ) -> None:
         """Send an answer piece by piece, waiting for the caller to take it.
 
-        The first piece is made before anything is sent, so that a call that fails at once is answered
-        with its error.
+        The first piece is made before anything is sent, so that a call that fails at once is
+        answered with its error.
         """
         first = await anext(parts, b"")
         self.status = 200

@@ -64,10 +64,10 @@ class Forwarder:
         head += [name + b": " + value for name, value in headers if name in PASSED]
         head.append(b"x-request-id: " + request_id.encode())
         streamed = not isinstance(body, bytes)
-        if streamed:
-            head.append(b"transfer-encoding: chunked")
-        else:
+        if isinstance(body, bytes):
             head.append(b"content-length: " + str(len(body)).encode())
+        else:
+            head.append(b"transfer-encoding: chunked")
         start = b"\r\n".join(head) + b"\r\n\r\n"
         until = time.monotonic() + WAIT_S
         while True:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from vecstore.config import INT_ID_MAX
 from vecstore.errors import CollectionNotFoundError, InvalidArgumentError, RequestTooLargeError
+from vecstore.picture import picture
 from vecstore.service.metrics import Metrics
 from vecstore.service.options import Options
-from vecstore.picture import picture
 from vecstore.service.scope import Stores, rows_of
 from vecstore.wire import bodies
 from vecstore.wire.encoding import read_vector, read_vectors

@@ -1,9 +1,9 @@
 """Keys: who may call, as which tenant, in which role.
 
 A key is `vs_<id>_<secret>`. The secret has 256 random bits, so one SHA-256 of it is stored and no
-slow hash is needed; guesses are as many as keys.  Keys stand in a file of their own beside the store: they
-belong to the service and not to the data, so a backup that is handed on carries none, and they can
-be changed while a server holds the store's writer lock.
+slow hash is needed; guesses are as many as keys. Keys stand in a file of their own beside the
+store: they belong to the service and not to the data, so a backup that is handed on carries none,
+and they can be changed while a server holds the store's writer lock.
 
 Invariants
 ----------

@@ -36,7 +36,7 @@ class Limits:
     """Counts the calls of keys that have limits; made before processes are forked."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="vecstore-limits-")
+        self._file = tempfile.TemporaryFile(prefix="vecstore-limits-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._file.truncate(_LINE.itemsize * _KEYS_MAX)
         self._lines = np.frombuffer(mmap.mmap(self._file.fileno(), 0), _LINE)

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on stderr, with the id that the answer carries as X-Request-Id."""
+"""The log: JSON lines on stderr, with the id that the answer carries as X-Request-Id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 def log(event: str, **facts: Any) -> None:
     """Write one line; what it says is never more important than what it is about."""
-    line = _ENCODER.encode({"at": round(time.time(), 6), "event": event, "pid": os.getpid(), **facts})
+    line = _ENCODER.encode(
+        {"at": round(time.time(), 6), "event": event, "pid": os.getpid(), **facts}
+    )
     with contextlib.suppress(OSError):
         os.write(_STDERR, line + b"\n")
 

@@ -149,8 +149,8 @@ class Metrics:
             for place, starts in enumerate(self._all["starts"].tolist())
             if starts
         ]
-        running = {"vecstore_calls_running": [({}, float(self._all["running"].sum()))]}
-        for name, values in {**running, **gauges}.items():
+        gauges = {"vecstore_calls_running": [({}, float(self._all["running"].sum()))], **gauges}
+        for name, values in gauges.items():
             lines.append(f"# TYPE {name} gauge")
             lines += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in values]
         return "\n".join(lines) + "\n"

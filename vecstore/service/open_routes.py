@@ -1,8 +1,8 @@
 """What is answered without a verb: health, metrics, the OpenAPI document, the page.
 
-Browsers are the danger of a service on the loopback: a page from elsewhere can make them call it. So a call
-must name this service as its host (which stops rebinding of names), and one that a page made must
-come from a page of this service.  There is no CORS.
+Browsers are the danger of a service on the loopback: a page from elsewhere can make them call it.
+So a call must name this service as its host (which stops rebinding of names), and one that a page
+made must come from a page of this service. There is no CORS.
 """
 
 from __future__ import annotations

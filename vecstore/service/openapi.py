@@ -28,12 +28,10 @@ def document() -> bytes:
 
 
 def _document() -> dict[str, Any]:
-    kinds = [bodies.FaultBody]
+    kinds: list[Any] = [bodies.FaultBody]
     for verb in VERBS.values():
         kinds += [kind for kind in (verb.request, verb.answer) if kind is not None]
-    _, schemas = msgspec.json.schema_components(
-        list(dict.fromkeys(kinds)), ref_template=_REFERENCE
-    )
+    _, schemas = msgspec.json.schema_components(list(dict.fromkeys(kinds)), ref_template=_REFERENCE)
     paths: dict[str, Any] = {}
     for verb in VERBS.values():
         paths.setdefault(verb.path, {})[verb.method.lower()] = _operation(verb)

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with bounds on what a connection may hold without asking anything.
 
-uvicorn bounds idle connections; this adds a time and a size for the head of a request, and a number of
-connections, so that slow or silent callers cannot take all memory or all descriptors.
+uvicorn bounds idle connections; this adds a time and a size for the head of a request, and a
+number of connections, so that slow or silent callers cannot take all memory or all descriptors.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Idempotency keys: a write that is sent again is answered again, and not carried out twice.
 
-The process that writes keeps the answers, for a day at most; they end with it.  A caller that repeats a
-call after that process was killed carries it out anew: for upsert, revoke and drop_tenant that is
-the same; `delete` and `grant` then count less; `add` of the same rows finds them (DuplicateIdError).
+The process that writes keeps the answers, for a day at most; they end with it. A caller that
+repeats a call after that process was killed carries it out anew: for upsert, revoke and
+drop_tenant that is the same; `delete` and `grant` then count less; `add` of the same rows finds
+them (DuplicateIdError).
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ class Process:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=options.idle_timeout_s,  # type: ignore[arg-type]
-            timeout_graceful_shutdown=options.shutdown_timeout_s,  # type: ignore[arg-type]
+            timeout_keep_alive=options.idle_timeout_s,
+            timeout_graceful_shutdown=options.shutdown_timeout_s,
         )
         self.server = Server(config)
 

@@ -1,10 +1,10 @@
 """In which thread a verb runs, and how many may wait.
 
-A query that takes 0.1 ms is answered in the event loop itself: handing it to a thread and back costs
-as much again and gains nothing, since a process answers one after the other anyway.  A verb is taken to be
-quick when calls of its kind (verb, collection, filtered or not, exact or not) were, on average; all
-others go to threads, where they hold up nobody.  Writes have one thread, because the engine takes
-one at a time; what may take minutes has its own.
+A query that takes 0.1 ms is answered in the event loop itself: handing it to a thread and back
+costs as much again and gains nothing, since a process answers one after the other anyway. A verb
+is taken to be quick when calls of its kind (verb, collection, filtered or not, exact or not)
+were, on average; all others go to threads, where they hold up nobody. Writes have one thread,
+because the engine takes one at a time; what may take minutes has its own.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Runner:
             if future.done():
                 return future.result()
             raise ServiceTimeoutError(
-                f"{verb.name} took longer than {self._options.call_timeout_s:g} s; ask for less, or "
-                f"divide the call."
+                f"{verb.name} took longer than {self._options.call_timeout_s:g} s; ask for less, "
+                f"or divide the call."
             ) from None
 
     def _ended(self, future: asyncio.Future[Any]) -> None:

@@ -34,7 +34,7 @@ _TENANT_VERBS: Final = frozenset(
 
 @dataclass
 class Stores:
-    """The store of this process, opened for reading and, in the process that writes, for writing."""
+    """The store of this process, opened for reading and, where it writes, for writing."""
 
     reading: Store | None = None
     writing: Store | None = None
@@ -63,7 +63,7 @@ class Stores:
 
         A collection that was dropped says so when it is used; then call `forget`.
         """
-        if store is not self.reading:
+        if store is not self.reading or store is None:
             return store.collection(name)
         known = self._known.get(name)
         if known is None:
@@ -146,8 +146,10 @@ class BoundCollection(_Bound):
 
 
 class BoundTenant(_Bound):
-    """A tenant without `grant`: what one grants shows among another's rows, which is theirs to
-    ask for, and a refused grant would tell which ids they have.
+    """A tenant without `grant`.
+
+    What one grants shows among the rows of another, who did not ask for it, and a grant that is
+    refused would tell which ids they have.
     """
 
     def __init__(self, view: Any) -> None:
@@ -171,6 +173,4 @@ def rows_of(docs: Any, tenants: tuple[str, ...] | None) -> Any:
 
 def refuse_nameless(name: str) -> NoReturn:
     """Raise for a row verb without a tenant."""
-    raise TenantRequiredError(
-        f"Collection {name!r} has tenants; name one, as in ?tenant=name."
-    )
+    raise TenantRequiredError(f"Collection {name!r} has tenants; name one, as in ?tenant=name.")

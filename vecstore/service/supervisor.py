@@ -1,9 +1,9 @@
 """Processes of a service: one that writes, some that read, and this one, which starts them again.
 
 All are forked from here, after everything was imported and before any store is open, so a killed
-process is back within a fraction of a second.  Readers accept from one socket; what writes they pass on
-to the writer, over a socket in a folder that only this user may enter.  When this process ends, however
-it does, the others notice and end as well.
+process is back within a fraction of a second. Readers accept from one socket; what writes they
+pass on to the writer, over a socket in a folder that only this user may enter. When this process
+ends, however it does, the others notice and end as well.
 """
 
 from __future__ import annotations

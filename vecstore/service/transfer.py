@@ -180,7 +180,9 @@ async def _from_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterat
                     raise VecstoreError("The stream ended before it was whole.") from None
                 there.clear()
                 if made.empty():
-                    await asyncio.wait({asyncio.ensure_future(there.wait()), work}, return_when="FIRST_COMPLETED")
+                    await asyncio.wait(
+                        {asyncio.ensure_future(there.wait()), work}, return_when="FIRST_COMPLETED"
+                    )
                 continue
             if piece is None:
                 return
@@ -201,7 +203,9 @@ async def _import(service: Service, exchange: Exchange, call: Call) -> None:
     async def write() -> None:
         nonlocal stored, lines, size
         if lines:
-            stored += await service.runner.run(VERBS["upsert"], "import", partial(_put, rows, lines))
+            stored += await service.runner.run(
+                VERBS["upsert"], "import", partial(_put, rows, lines)
+            )
         lines, size = [], 0
 
     try:

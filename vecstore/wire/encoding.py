@@ -84,7 +84,7 @@ def _as_base64(value: Any) -> Any:
     return _as_list(value)
 
 
-_ENCODERS = {
+_ENCODERS: dict[Form, Any] = {
     Form.JSON: msgspec.json.Encoder(enc_hook=_as_list),
     Form.BASE64: msgspec.json.Encoder(enc_hook=_as_base64),
     Form.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_as_bytes),
@@ -93,7 +93,8 @@ _ENCODERS = {
 
 def encode(body: Any, form: Form) -> bytes:
     """Write a body."""
-    return _ENCODERS[form].encode(body)
+    written: bytes = _ENCODERS[form].encode(body)
+    return written
 
 
 class Decoder:

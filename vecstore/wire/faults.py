@@ -1,7 +1,8 @@
 """Errors on the wire: each class of `vecstore.errors` by its name, with one HTTP status.
 
 Both directions go through `STATUSES`, so an error raised in the service arrives as the same class
-with the same message.  What is no error of the library's is told as "InternalError", without its text.
+with the same message. What is no error of the library's is told as "InternalError", without its
+text.
 """
 
 from __future__ import annotations
