@@ -1,11 +1,12 @@
 """What the service adds to the library: `python -m bench.service --out FOLDER`.
 
-A store of WordNet-MiniLM (116,659 × 384, cosine) is served from processes of its own and asked held-out
-queries over the loopback, at recall 0.95 and k = 10, with metadata. Server and load share the machine.
+A store of WordNet-MiniLM (116,659 × 384, cosine) is served from processes of its own and asked
+held-out queries over the loopback, at recall 0.95 and k = 10, with metadata. Server and load
+share the machine.
 
 * throughput: closed loop over kept connections, by `wrk` where there is one, else by our own loop;
-* latency: open loop at a fixed rate, each call timed from when it was due, so that a stall counts for
-  all calls that it delays;
+* latency: open loop at a fixed rate, each call timed from when it was due, so that a stall counts
+  for all calls that it delays;
 * recall of what came back, against exact neighbours;
 * batches through `vecstore.connect` against `search` in this process, alternately;
 * processor time of the server per call;
@@ -34,8 +35,8 @@ import numpy as np
 import psutil
 
 import vecstore
-from bench.data import load_data
-from bench.machine import describe
+from bench.data import load as load_data
+from bench.machine import machine_facts
 
 K = 10
 PATH = "/v1/collections/docs/query"
@@ -265,7 +266,8 @@ def main() -> None:
         asked = [{"vector": [round(x, 6) for x in q.tolist()], "k": K, "recall": 0.95}
                  for q in data.queries]  # fmt: skip
         bodies.write_text("\n".join(map(json.dumps, asked)))
-        report: dict[str, Any] = {"machine": describe(), "dataset": given.dataset}
+        facts = machine_facts("python -m bench.service")
+        report: dict[str, Any] = {"machine": facts, "dataset": given.dataset}
         if given.soak:
             report["soak"] = soak(path, bodies, given.soak, data.base.shape[1])
         else:
