@@ -259,8 +259,16 @@ class Store:
             back_up(environment, target, progress or silent)
 
     def stats(self) -> dict[str, Any]:
-        """Describe the store: format, collections, bytes on disk."""
-        with self._session:
+        """Describe the store: format, collections, bytes on disk, and how old readers are.
+
+        "transactions_behind" counts the commits since the oldest snapshot that any process reads:
+        what they freed stays on disk until that reader is done.
+        """
+        with self._session as environment:
+            transaction = environment.read_committed()
+            newest = transaction.id()
+            transaction.abort()
+            oldest = environment.oldest_reader()
             extents = folder_bytes(self._environment.extents)
             facts = self._environment.facts_bytes()
             return {
@@ -270,6 +278,7 @@ class Store:
                 "facts_bytes": facts,
                 "extents": len(extents),
                 "disk_bytes": facts + sum(extents),
+                "transactions_behind": 0 if oldest is None else max(0, newest - oldest),
             }
 
     def _refuse_read_only(self, verb: str) -> None:

@@ -426,3 +426,27 @@ def test_map(small: Running, service: Running) -> None:
         assert max(map(abs, shown["x"])) == 1
         assert 0 < shown["variance"] < 1
         store.drop("many")
+
+
+def test_an_export_that_nobody_takes_is_let_go(tmp_path: Path) -> None:
+    with running(tmp_path / "store", body_timeout_s=0.5) as service:
+        with service.connect() as store:
+            docs = store.collection("docs", dim=256)
+            docs.load(np.random.default_rng(0).normal(size=(6_000, 256)).astype(np.float32))
+        head = b"GET /v1/collections/docs/export HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        for leaves in (True, False):
+            parts = urlsplit(service.url)
+            made = socket.socket()
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+            made.connect((parts.hostname, parts.port))
+            made.sendall(head)
+            assert made.recv(100)
+            assert figures(service)["vecstore_calls_waiting"] >= 1
+            if leaves:
+                made.close()
+            until = time.monotonic() + 10
+            while figures(service)["vecstore_calls_running"] > 1:  # that of the figures itself
+                assert time.monotonic() < until, "the export goes on"
+                time.sleep(0.02)
+            assert figures(service)["vecstore_transactions_behind"] == 0
+            made.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
+import select
 import socket
 import threading
 import time
@@ -209,7 +210,7 @@ class Transport:
                 connection.close()
                 if not used:
                     raise
-                lost = True  # most likely closed while it was idle; a fresh one tells more
+                lost = True  # closed at this very moment; a fresh one tells more
             except BaseException:
                 connection.close()
                 raise
@@ -227,8 +228,11 @@ class Transport:
                 raise StoreClosedError(f"The connection to {self.url} is closed.")
             if self._owner != os.getpid():  # the parent goes on with its own
                 self._idle, self._owner = [], os.getpid()
-            if self._idle:
-                return self._idle.pop(), True
+            while self._idle:
+                connection = self._idle.pop()
+                if not _is_stale(connection):
+                    return connection, True
+                connection.close()
         return self._connect(), False
 
     def _put(self, connection: http.client.HTTPConnection) -> None:
@@ -245,6 +249,11 @@ class Transport:
             f"{self.url} cannot be reached, or ended during the call ({error}); see whether it "
             f"runs."
         )
+
+
+def _is_stale(connection: http.client.HTTPConnection) -> bool:
+    """Tell whether the other side has closed a connection, or said what nobody asked for."""
+    return connection.sock is None or bool(select.select([connection.sock], [], [], 0)[0])
 
 
 def _parse_url(url: str, timeout_s: float) -> Any:

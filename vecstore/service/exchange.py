@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from vecstore.errors import InvalidArgumentError, RequestTooLargeError, ServiceTimeoutError
@@ -149,7 +149,10 @@ class Exchange:
         )
 
     async def stream(
-        self, parts: AsyncIterator[bytes], media_type: str, headers: tuple[tuple[bytes, bytes], ...]
+        self,
+        parts: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: tuple[tuple[bytes, bytes], ...],
     ) -> None:
         """Send an answer piece by piece, waiting for the caller to take it.
 
@@ -170,10 +173,26 @@ class Exchange:
                 ],
             }
         )
-        await self._send({"type": "http.response.body", "body": first, "more_body": True})
-        async for part in parts:
+        gone = asyncio.ensure_future(self._gone())
+        try:
+            await self._piece(first)
+            async for part in parts:
+                if gone.done():
+                    return
+                await self._piece(part)
+            await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+            await parts.aclose()
+
+    async def _piece(self, part: bytes) -> None:
+        async with asyncio.timeout(self._options.body_timeout_s):
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _gone(self) -> None:
+        """Wait until the caller goes away."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
 
 def unpack(raw: bytes, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 import traceback
@@ -21,6 +22,18 @@ def log(event: str, **facts: Any) -> None:
     )
     with contextlib.suppress(OSError):
         os.write(_STDERR, line + b"\n")
+
+
+class LogHandler(logging.Handler):
+    """Brings what libraries log into the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        trace = None
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            trace = "".join(traceback.format_exception(record.exc_info[1]))
+        log("library", logger=record.name, level=record.levelname, message=record.getMessage(),
+            trace=trace)  # fmt: skip
 
 
 def log_failure(event: str, error: BaseException, **facts: Any) -> None:

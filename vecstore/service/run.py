@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -23,7 +24,7 @@ from vecstore.service.app import Service
 from vecstore.service.forward import Forwarder
 from vecstore.service.keys import KeyRing
 from vecstore.service.limits import Limits
-from vecstore.service.logs import log, log_failure
+from vecstore.service.logs import LogHandler, log, log_failure
 from vecstore.service.metrics import Metrics
 from vecstore.service.options import Options
 from vecstore.service.protocol import bounded
@@ -48,6 +49,14 @@ class Shared:
     metrics: Metrics
     limits: Limits
     needs_keys: bool = False
+
+
+def _log_as_json() -> None:
+    """Let uvicorn's warnings come as JSON lines too."""
+    logger = logging.getLogger("uvicorn")
+    logger.propagate = False
+    if not any(isinstance(handler, LogHandler) for handler in logger.handlers):
+        logger.addHandler(LogHandler(logging.WARNING))
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
@@ -88,6 +97,7 @@ class Process:
         shared.metrics.use(number)
         shared.metrics.started(number)
         shared.limits.use(number)
+        _log_as_json()
         self.options = options
         self.part = part
         self._warm = warm

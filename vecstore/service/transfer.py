@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +23,12 @@ import msgspec
 import numpy as np
 
 from vecstore.dump import dump
-from vecstore.errors import InvalidArgumentError, RequestTooLargeError, VecstoreError
+from vecstore.errors import (
+    InvalidArgumentError,
+    RequestTooLargeError,
+    ServiceTimeoutError,
+    VecstoreError,
+)
 from vecstore.service.exchange import Exchange
 from vecstore.service.handlers import Call
 from vecstore.wire.bodies import Imported, OneId, Vector
@@ -136,7 +141,7 @@ def _taken(buffer: io.BytesIO) -> bytes:
     return held
 
 
-async def _from_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _from_thread(service: Service, pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Give what a thread of its own makes, `_AHEAD` pieces ahead."""
     made: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
     stopped = threading.Event()
@@ -170,19 +175,17 @@ async def _from_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterat
             pieces.close()  # type: ignore[attr-defined]
 
     work = asyncio.ensure_future(service.runner.run(VERBS["export"], "stream", make))
+    work.add_done_callback(lambda _: there.set())
     try:
         while True:
+            there.clear()
             try:
                 piece = made.get_nowait()
             except queue.Empty:
-                if work.done() and made.empty():
+                if work.done():
                     work.result()
-                    raise VecstoreError("The stream ended before it was whole.") from None
-                there.clear()
-                if made.empty():
-                    await asyncio.wait(
-                        {asyncio.ensure_future(there.wait()), work}, return_when="FIRST_COMPLETED"
-                    )
+                    raise ServiceTimeoutError("The caller took nothing for too long.") from None
+                await there.wait()
                 continue
             if piece is None:
                 return
