@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
@@ -185,10 +186,9 @@ def test_a_killed_reader_is_back(made: Path) -> None:
             assert sum(int(line.rpartition(" ")[2]) for line in starts) == 5
 
 
-def raw_metrics(url: str) -> str:
-    from urllib.request import urlopen
-
-    with urlopen(f"{url}/metrics", timeout=20) as answer:
+def raw_metrics(url: str, key: str = "") -> str:
+    asked = Request(f"{url}/metrics", headers={"Authorization": f"Bearer {key}"})
+    with urlopen(asked, timeout=20) as answer:
         return answer.read().decode()
 
 
@@ -223,6 +223,20 @@ def test_no_process_outlives_the_one_above(made: Path) -> None:
         os.kill(service.top.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(children, timeout=30)
         assert alive == []
+
+
+def test_a_write_counts_once(made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    command = [sys.executable, "-m", "vecstore.cli", "keys", "add", str(made), "--role", "admin"]
+    command += ["--keys", str(file), "--calls-at-once", "1"]
+    key = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    with served(made, "--workers", "1", "--keys", str(file)) as service:
+        with vecstore.connect(service.url, key.strip(), patience_s=0) as store:
+            store.collection("docs").upsert([3], vector_of(3)[None])  # not limited by its own echo
+        text = raw_metrics(service.url, key.strip())
+        assert 'vecstore_calls_total{verb="upsert",status="2xx"} 1\n' in text
+        calls = [line["verb"] for line in service.lines("call")]
+        assert calls == ["upsert"]
 
 
 def test_a_socket(made: Path) -> None:

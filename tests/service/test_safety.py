@@ -387,6 +387,18 @@ def test_more_than_can_wait_is_sent_away(tmp_path: Path) -> None:
         assert sorted(statuses) == [200] * 3 + [503] * 5
 
 
+def test_large_bodies_are_bounded_together(tmp_path: Path) -> None:
+    with running(tmp_path / "store", bodies_bytes_max=150_000) as service:
+        body = b" " * 100_000
+        held = service.process.service
+        for _ in range(3):  # nothing of a call stays behind
+            assert service.call("POST", "/v1/check", body).status == 400
+        held.bodies_bytes += 100_000  # as if another call held it
+        answer = service.call("POST", "/v1/check", body)
+        assert (answer.status, answer.error[0]) == (503, "UnavailableError")
+        assert held.bodies_bytes == 100_000
+
+
 def test_a_call_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: Any) -> None:
     with running(tmp_path / "store", call_timeout_s=0.2) as service, service.connect() as store:
         store.collection("docs", dim=2).upsert([1], [ONE])

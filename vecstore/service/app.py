@@ -61,8 +61,12 @@ class Service:
     replies : Replies
     forwarder : Forwarder or None
         Where verbs that write go; None in the process that writes.
+    private : bool
+        Its callers are processes of the same service, which count, limit and log what they pass on.
     ready : bool
         Queries are answered.
+    bodies_bytes : int
+        Bytes of bodies that calls hold at the moment.
     """
 
     options: Options
@@ -73,15 +77,18 @@ class Service:
     runner: Runner
     replies: Replies = field(default_factory=Replies)
     forwarder: Forwarder | None = None
+    private: bool = False
     ready: bool = False
+    bodies_bytes: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         started = time.perf_counter()
-        exchange = Exchange(scope, receive, send, self.options)
+        exchange = Exchange(scope, receive, send, self.options, self)
         caller = ""
         name = OTHER
-        self.metrics.begin()
+        if not self.private:
+            self.metrics.begin()
         try:
             open_route = OPEN_ROUTES.get((exchange.method, exchange.raw_path))
             hold_origin(exchange, self.options)
@@ -98,9 +105,11 @@ class Service:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             await self._fail(exchange, error, name)
         finally:
-            took = time.perf_counter() - started
-            self.metrics.end(name, exchange.status, took, exchange.body_bytes)
-            self._log(exchange, name, caller, took)
+            self.bodies_bytes -= exchange.held_bytes
+            if not self.private:
+                took = time.perf_counter() - started
+                self.metrics.end(name, exchange.status, took, exchange.body_bytes)
+                self._log(exchange, name, caller, took)
 
     def identify(self, exchange: Exchange) -> Key:
         """Find whose call it is."""
@@ -115,7 +124,7 @@ class Service:
     async def _limited(self, match: Match, key: Key, exchange: Exchange) -> None:
         if not self.ready:
             raise unavailable("The service is starting; it answers when /health/ready does.")
-        counted = self.limits.begin(key)
+        counted = not self.private and self.limits.begin(key)
         try:
             await self._carry_out(match, key, exchange)
         finally:

@@ -9,10 +9,11 @@ import re
 import secrets
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from vecstore.errors import InvalidArgumentError, RequestTooLargeError, ServiceTimeoutError
 from vecstore.service.options import Options
+from vecstore.wire.faults import unavailable
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -24,6 +25,12 @@ _SAFE: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 )
+
+
+class Held(Protocol):
+    """Counts the bytes of bodies that are held in memory."""
+
+    bodies_bytes: int
 
 
 class BodyTimeoutError(ServiceTimeoutError):
@@ -40,9 +47,13 @@ class Exchange:
     scope, receive, send
         As ASGI gives them.
     options : Options
+    held : Held
+        Bytes that all calls hold; the caller takes `held_bytes` off it in the end.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, options: Options) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, options: Options, held: Held
+    ) -> None:
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
@@ -51,7 +62,9 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._options = options
+        self._held = held
         self.body_bytes = 0
+        self.held_bytes = 0
         self.status = 0
         given = self.text("x-request-id")
         if given is None or not _REQUEST_ID.fullmatch(given):
@@ -118,8 +131,13 @@ class Exchange:
             raise InvalidArgumentError("The caller went away before the body was there.")
         chunk: bytes = message.get("body", b"")
         self.body_bytes += len(chunk)
-        if limit is not None and self.body_bytes > limit:
-            raise _too_large(limit)
+        if limit is not None:
+            if self.body_bytes > limit:
+                raise _too_large(limit)
+            self.held_bytes += len(chunk)
+            self._held.bodies_bytes += len(chunk)
+            if self._held.bodies_bytes > self._options.bodies_bytes_max:
+                raise unavailable("The service holds too many large bodies; try again.")
         return chunk, message.get("more_body", False)
 
     async def answer(

@@ -35,6 +35,8 @@ class Options:
         As for `vecstore.open`.
     body_bytes_max : int
         Bytes of one body; a batch of 10,000 vectors × 384 as float32 is 15 MB, as JSON some 80 MB.
+    bodies_bytes_max : int
+        Bytes of all bodies that one process holds.
     k_max : int
         Hits of one query.
     answers_max : int
@@ -65,6 +67,7 @@ class Options:
     hosts: tuple[str, ...] = ()
     durability: str = "commit"
     body_bytes_max: int = 64 << 20
+    bodies_bytes_max: int = 512 << 20
     k_max: int = 10_000
     answers_max: int = 4_000_000
     rows_max: int = 100_000

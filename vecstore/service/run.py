@@ -110,6 +110,7 @@ class Process:
             shared.metrics,
             Runner(options),
             forwarder=Forwarder(writer) if part is Part.READER else None,
+            private=part is Part.WRITER,
         )
         config = uvicorn.Config(
             self.service,
