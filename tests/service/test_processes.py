@@ -35,7 +35,7 @@ class Served:
     """`vecstore serve` in processes of its own."""
 
     def __init__(self, path: Path, *options: str) -> None:
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
         self.top = subprocess.Popen(
             [sys.executable, "-m", "vecstore.cli", "serve", str(path), *options],
             stdout=subprocess.PIPE,
@@ -49,7 +49,7 @@ class Served:
         self.url = line.strip().rpartition(" at ")[2]
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        with open(f"/proc/self/fd/{self.log.fileno()}", encoding="utf-8") as log:
+        with open(self.log.name, encoding="utf-8") as log:
             parsed = [json.loads(line) for line in log if line.endswith("\n")]
         return [line for line in parsed if event in (None, line["event"])]
 

@@ -62,13 +62,21 @@ class Stores:
         """Get a collection without a look into the catalogue, when it was got before.
 
         A collection that was dropped says so when it is used; then call `forget`.
+
+        Parameters
+        ----------
+        store : Store or BoundStore
+            What was handed out.
         """
-        if store is not self.reading or store is None:
-            return store.collection(name)
-        known = self._known.get(name)
+        bound = isinstance(store, BoundStore)
+        own = store._store if bound else store
+        known = self._known.get(name) if own is self.reading else None
         if known is None:
-            known = self._known[name] = store.collection(name)
-        return known
+            found = store.collection(name)
+            if own is not self.reading:
+                return found
+            known = self._known[name] = found._docs if bound else found
+        return store.bind(known) if bound else known
 
     def forget(self, name: str) -> bool:
         """Look a collection up anew next time; whether that may change anything."""
@@ -100,11 +108,21 @@ class BoundStore(_Bound):
 
     def collection(self, name: str, **expected: Any) -> BoundCollection:
         """Get a collection with tenants; it is never created."""
-        expected["tenants"] = expected.get("tenants")
-        known = name in self._store.collections()
-        if not known or not self._store.collection(name).options["tenants"]:
-            raise CollectionNotFoundError(f"There is no collection {name!r} for this key.")
-        return BoundCollection(self._store.collection(name, **expected), self._tenant)
+        if name not in self._store.collections():
+            raise _missing(name)
+        bound = self.bind(self._store.collection(name))
+        self._store.collection(name, **expected)  # raises when it differs
+        return bound
+
+    def bind(self, docs: Collection) -> BoundCollection:
+        """View a collection; one without tenants does not exist for the key."""
+        if not docs.options["tenants"]:
+            raise _missing(docs.name)
+        return BoundCollection(docs, self._tenant)
+
+
+def _missing(name: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(f"There is no collection {name!r} for this key.")
 
 
 class BoundCollection(_Bound):
