@@ -17,8 +17,9 @@ def docs(store: Any) -> Any:
     return store.collection("docs", dim=4)
 
 
-adopt(
-    tests.test_query, globals(), but=("test_identical_rows",)
-)  # thousands of rows, in all metrics
+BELOW = ("test_identical_rows", "test_ties_come_by_insertion", "test_every_row_is_found_once")
+"""About the index alone, and with thousands of rows."""
+
+adopt(tests.test_query, globals(), but=BELOW)
 adopt(tests.test_facts, globals())
 adopt(tests.test_explain, globals())

@@ -5,6 +5,8 @@ import { drawLatency, drawMap } from "/draw.js";
 const at = (id) => document.getElementById(id);
 const REFRESH_MS = 5000;
 let current = null; // name of the collection shown, its options
+let asked = 0; // counts what was chosen: an answer that comes after the next choice is dropped
+let refreshFailed = false;
 
 class Refused extends Error {}
 
@@ -99,6 +101,7 @@ function tenantQuery() {
 }
 
 async function showMap() {
+  const mine = asked;
   const canvas = at("map");
   if (current.tenants && !at("tenant").value) {
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
@@ -106,7 +109,7 @@ async function showMap() {
     return;
   }
   const { stats } = await call("GET", `${path(current.name)}/map${tenantQuery()}`);
-  drawMap(canvas, at("map-text"), stats);
+  if (mine === asked) drawMap(canvas, at("map-text"), stats);
 }
 
 async function showTenant() {
@@ -116,8 +119,10 @@ async function showTenant() {
 }
 
 async function showCollection(name) {
+  const mine = ++asked;
   const [info, { stats }] = await Promise.all([
     call("GET", path(name)), call("GET", `${path(name)}/stats`)]);
+  if (mine !== asked) return;
   current = info;
   at("one").hidden = false;
   at("one-title").textContent = name;
@@ -127,9 +132,11 @@ async function showCollection(name) {
   at("tenant-count").textContent = "";
   if (info.tenants) {
     const { tenants } = await call("GET", `${path(name)}/tenants`);
+    if (mine !== asked) return;
     at("tenants").replaceChildren(...tenants.slice(0, 1000).map((one) => new Option(one, one)));
     at("tenant").value = tenants[0] ?? "";
     await showTenant();
+    if (mine !== asked) return;
   }
   const body = at("calibration").tBodies[0];
   body.replaceChildren();
@@ -259,11 +266,16 @@ at("tenant").addEventListener("change", () => guarded(async () => {
   await showMap();
 }));
 addEventListener("hashchange", follow);
-setInterval(() => {
+setInterval(async () => {
   if (document.hidden || !at("key-form").hidden) return;
-  guarded(async () => {
+  try {
     await showStore();
     await showActivity().catch(() => {});
-  });
+    if (refreshFailed) problem(null); // what a question was answered with stays
+    refreshFailed = false;
+  } catch (error) {
+    refreshFailed = true;
+    problem(new Error(`The service cannot be reached (${error.message}).`));
+  }
 }, REFRESH_MS);
 start();
