@@ -139,28 +139,6 @@ def test_a_look_around_by_keyboard(page: Any, path: Path) -> None:
             page.screenshot(path=f"{out}/page.png", full_page=True)
 
 
-def test_a_late_answer_does_not_replace_the_choice(page: Any, path: Path) -> None:
-    with running(path) as service:
-        held: list[Any] = []
-        page.route("**/collections/notes/tenants", lambda route: held.append(route))
-        page.goto(service.url)
-        page.wait_for_function(
-            "() => document.querySelectorAll('#collections tbody tr').length == 2"
-        )
-        while not held:
-            page.wait_for_timeout(10)
-        page.click("a[data-name=words]")
-        page.wait_for_function(
-            "() => document.getElementById('map-text').textContent.includes('50')"
-        )
-        for one in held:
-            one.continue_()
-        page.wait_for_timeout(300)
-        assert page.inner_text("#one-title") == "words"
-        assert not page.is_visible("#tenant-row")
-        assert page.is_visible("#calibration")
-
-
 def test_a_tenant_with_its_key(page: Any, path: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     made = run_json("keys", "add", path, "--keys", file, "--role", "read", "--tenant", "ann")
