@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from vecstore.clustering import Progress, blocks
 from vecstore.codecs import Codec
-from vecstore.config import BLOCK_ROWS, Effort, Metric
+from vecstore.config import BLOCK_ROWS, GROWTH_MAX, RENEWAL_MAX, Effort, Metric
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
 from vecstore.kernels.encode import exact_pairs
-from vecstore.layout import NO_ROW, TENANT_NONE, EffortRecord
+from vecstore.layout import NO_ROW, TENANT_NONE, EffortRecord, TenantRecord
 from vecstore.row_source import Rows, normalised
 from vecstore.search import Searcher, effort_array
 from vecstore.tenant_view import TenantView
@@ -300,10 +300,19 @@ def calibrate(writing: Writing, tenant: TenantView, progress: Progress) -> None:
         record.calibration = [effort.record() for effort in efforts]
         record.calibration_k = K
         record.calibrated_rows = tenant.rows
+        record.calibrated_indexed = record.indexed_rows
         record.calibration_note = (
             "a single row" if workload is None else calibration_note(workload, tenant.rows)
         )
         edit.finish()
+
+
+def is_outdated(record: TenantRecord, rows: int) -> bool:
+    """Tell whether a tenant that has so many rows now was calibrated on too different ones."""
+    then = record.calibrated_rows
+    if rows > GROWTH_MAX * then or GROWTH_MAX * rows < then:
+        return True
+    return record.indexed_rows - record.calibrated_indexed > RENEWAL_MAX * then
 
 
 def choose_effort(

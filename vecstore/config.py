@@ -53,7 +53,11 @@ FRAGMENTS_MAX: Final = 512
 leaves, so that a reader never maps thousands."""
 
 GROWTH_MAX: Final = 2.0
-"""A tenant is calibrated anew when its rows exceed this many times those it was calibrated with."""
+"""A tenant is calibrated anew when it has this many times the rows that it was calibrated with, or
+that part of them, ...."""
+
+RENEWAL_MAX: Final = 0.5
+"""... or when since then this many times as many have come, whatever went."""
 
 POSTING_ROWS: Final = 100
 """Primary rows per posting that training aims at (1 % centroids)."""

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.balance import find_change
+from vecstore.balance import Tally
 from vecstore.build import Builder, Built, next_chunk
-from vecstore.calibrate import calibrate
+from vecstore.calibrate import calibrate, is_outdated
 from vecstore.clustering import Progress, silent, worker_pool
-from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
+from vecstore.config import FRAGMENTS_MAX
 from vecstore.division import Assignment, Divider
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
@@ -35,6 +35,7 @@ from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
 from vecstore.shares import NewRows, Share, places_by_tenant, share_of
 from vecstore.snapshot import Snapshot, scan
+from vecstore.upkeep import find_change
 from vecstore.writing import Writing
 
 I64 = NDArray[np.int64]
@@ -48,7 +49,9 @@ class Indexer:
     Attributes
     ----------
     balance : bool
-        Postings are divided and dissolved as rows come; off, they only grow.
+        Postings are divided, dissolved and renewed as rows come; off, they only grow.
+    tally : Tally
+        What keeping them in shape has done since the store was opened.
     """
 
     def __init__(self, writing: Writing) -> None:
@@ -56,13 +59,8 @@ class Indexer:
         self._environment = writing.environment
         self._identity = writing.identity
         self._untested: set[int] = set()
-        self._tally = np.zeros(4, np.int64)
+        self.tally = Tally()
         self.balance = True
-
-    def tally(self) -> dict[str, int]:
-        """What keeping postings in shape has done since the store was opened."""
-        names = ("splits", "merges", "checked", "moved")
-        return dict(zip(names, self._tally.tolist(), strict=True))
 
     def run(
         self,
@@ -270,7 +268,7 @@ class Indexer:
                     change.apply, one, stored, more.take, next_posting
                 ).result()
                 next_posting += one.new
-                self._tally += tally
+                self.tally += tally
             after.append(one)
         return more, stored, after
 
@@ -335,6 +333,7 @@ class Indexer:
                 one.spread,
                 anew=one.trained,
             )
+            self.tally += Tally(written=int((one.homes >= 0).sum()))
             edit.state.next_posting += len(one.leaves.numbers) if one.trained else max(0, one.new)
             if len(one.leaves.numbers) > 1:
                 self._untested.add(one.leaves.tenant)
@@ -359,7 +358,7 @@ class Indexer:
             if (
                 directory is not None
                 and len(directory.postings) > 1
-                and view.rows > GROWTH_MAX * view.record.calibrated_rows
+                and is_outdated(view.record, view.rows)
             ):
                 calibrate(self._writing, view, progress)
             self._untested.discard(tenant)

@@ -59,8 +59,12 @@ class LruBytes(Generic[Key, Value]):
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
+            dropped = [value for value, _ in self._kept.values()]
             self._kept.clear()
             self.nbytes = 0
+        if self._let_go is not None:
+            for value in dropped:
+                self._let_go(value)
 
     def values(self) -> Iterator[Value]:
         """Values at this moment."""

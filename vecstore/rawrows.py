@@ -220,9 +220,22 @@ class RawRows:
 
     def place(self, row: int) -> int:
         """Place of a row that stands here."""
-        if self._chunks is None:
+        if self._tables is None:
             return row - self.first_row
-        return int(self.places(np.array([row], np.uint32))[0])
+        bits, ranks, starts = self._tables
+        chunk, within = divmod(row - self.first_row, CHUNK_ROWS)
+        word, bit = divmod(within, 64)
+        below = bits[chunk, word] & ((1 << bit) - 1)
+        place: int = starts[chunk] + ranks[chunk, word] + below.bit_count()
+        return place
+
+    @cached_property
+    def _tables(self) -> tuple[Any, Any, Any] | None:
+        """Bits and ranks by chunk and word, starts by chunk, as plain ints; None when dense."""
+        if self._chunks is None:
+            return None
+        bits, ranks, starts = (self._chunks[name].data for name in ("bits", "ranks", "start"))
+        return bits, ranks, starts
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of rows that stand here."""

@@ -39,6 +39,11 @@ U64 = NDArray[np.uint64]
 ABSENT = layout.U32.pack(layout.NO_ROW)
 
 
+def _forget_plans(view: Any) -> None:
+    """Let go of the plans of a tenant's view: each refers to the view, and so to mapped files."""
+    view.plans.clear()
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One committed state of a collection.
@@ -72,7 +77,7 @@ class Snapshot:
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
     tenants: LruBytes[int, Any] = field(
-        repr=False, default_factory=lambda: LruBytes(INDEX_CACHE_BYTES)
+        repr=False, default_factory=lambda: LruBytes(INDEX_CACHE_BYTES, _forget_plans)
     )
 
     def id_of(self, row: int) -> int | str:

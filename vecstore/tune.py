@@ -266,6 +266,7 @@ class Tuner:
             record.calibration = [found.record() for found in winner.measured]
             record.calibration_k = workload.wanted
             record.calibrated_rows = record.rows
+            record.calibrated_indexed = record.indexed_rows
             record.calibration_note = calibration_note(workload, record.rows)
             self._store(edit, tuning)
             edit.finish()

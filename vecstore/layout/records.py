@@ -68,6 +68,7 @@ class TenantRecord(msgspec.Struct):
     indexed_rows: int = 0
     trained_rows: int = 0
     calibrated_rows: int = 0
+    calibrated_indexed: int = 0  # `indexed_rows` of then
     calibration: list[EffortRecord] = msgspec.field(default_factory=list)
     calibration_note: str = ""
     calibration_k: int = 10

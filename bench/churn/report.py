@@ -1,0 +1,3 @@
+from pathlib import Path
+def write_report(folder: Path) -> None:
+    pass
