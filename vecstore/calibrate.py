@@ -312,7 +312,8 @@ def is_outdated(record: TenantRecord, rows: int) -> bool:
     then = record.calibrated_rows
     if rows > GROWTH_MAX * then or GROWTH_MAX * rows < then:
         return True
-    return record.indexed_rows - record.calibrated_indexed > RENEWAL_MAX * then
+    came = record.indexed_rows - record.calibrated_indexed
+    return came - (rows - then) > RENEWAL_MAX * then
 
 
 def choose_effort(

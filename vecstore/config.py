@@ -57,7 +57,7 @@ GROWTH_MAX: Final = 2.0
 that part of them, ...."""
 
 RENEWAL_MAX: Final = 0.5
-"""... or when since then this many times as many have come, whatever went."""
+"""... or when this many times as many were replaced by others since."""
 
 POSTING_ROWS: Final = 100
 """Primary rows per posting that training aims at (1 % centroids)."""
@@ -68,7 +68,7 @@ POSTING_ROWS_MAX: Final = 512
 POSTING_ENTRIES_MAX: Final = 400
 """Entries of a posting from which on it is divided; a fresh build has about 200."""
 
-POSTING_ENTRIES_MIN: Final = 40
+POSTING_ENTRIES_MIN: Final = 80
 """Entries below which a posting is dissolved: less than the smaller part of a division has."""
 
 COPIES: Final = 2

@@ -3,7 +3,8 @@
 The runs tell how many entries a posting has, but not how many of their rows ended since.  That is
 seen by reading them, so with the rows that come a part of all postings is looked at, in turn: as
 many as hold `INSPECTED` times the entries that come.  The work is bounded by what is written,
-however large the tenant, and every posting has its turn.
+however large the tenant, and every posting has its turn.  One whose runs have many ended entries,
+or are many and short, is renewed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.balance import Entries, Reshaping, Tally, around, overfull, thin
+from vecstore.config import BLOCK_ROWS
 from vecstore.division import Assignment
 from vecstore.errors import CorruptionError
 from vecstore.layout import get_bits
@@ -25,8 +27,8 @@ I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 INSPECTED = 8
 """Entries looked at for each one that comes."""
-ENDED_SHARE = 0.25
-"""Share of a posting's entries that may be of rows that ended."""
+WASTE_SHARE = 0.25
+"""Share of what a scan goes through in a posting that writing it anew must save."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,7 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
     counts[inspected] = live[inspected] + coming[inspected]
     split, dissolve = overfull(counts), thin(counts)
     reshaped = np.concatenate([split, dissolve])
-    ended = held[inspected] - live[inspected]
-    worn = inspected[ended > ENDED_SHARE * held[inspected]]
-    renew = np.setdiff1d(worn, reshaped)
+    renew = np.setdiff1d(inspected[_worn(view, live, coming)[inspected]], reshaped)
     if not len(reshaped) and not len(renew):
         return None
     dropped = int((held - live)[renew].sum())
@@ -151,6 +151,19 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
         np.concatenate([rows[wanted], more_rows]),
         Tally(inspected=len(inspected), dropped=dropped),
     )
+
+
+def _worn(view: TenantView, live: I64, coming: I64) -> NDArray[np.bool_]:
+    """Tell which postings a scan would go through much sooner as one run of live entries.
+
+    Entries of ended rows take places of blocks, and so does nothing at all at the end of a run.
+    """
+    index = view.index
+    ordinals = np.repeat(np.arange(len(live)), np.diff(index.first_run))
+    blocks = np.bincount(ordinals, index.run_blocks, len(live)) + -(-coming // BLOCK_ROWS)
+    needed = -(-(live + coming) // BLOCK_ROWS)
+    worn: NDArray[np.bool_] = blocks - needed > WASTE_SHARE * blocks
+    return worn
 
 
 def _turn(next_row: int, rows: int, entries: int, held: I64) -> I64:

@@ -29,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queries", type=int, default=1_000, help="of each round")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--quiet-s", type=float, default=1.0, help="seconds of quiet queries")
+    parser.add_argument(
+        "--rows-s", type=int, default=2_000, help="rows replaced a second; 0: at full speed"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=None, help="folder for the stores")
     parser.add_argument("--out", type=Path, required=True, help="results folder")
@@ -55,11 +58,11 @@ def _run(given: argparse.Namespace) -> None:
         raise BenchError(f"--arms is {given.arms!r}; name some of {', '.join(ARMS)}.")
     settings = {
         key: getattr(given, key)
-        for key in ("dataset", "rows", "rounds", "share", "arms", "queries", "k", "seed")
+        for key in ("dataset", "rows", "rounds", "share", "arms", "queries", "k", "rows_s", "seed")
     }
     stream = make_stream(given.dataset, given.rows, given.rounds, given.share, given.seed)
     record = Record(given.out, COMMAND, settings)
-    terms = Terms(given.queries, given.k, given.quiet_s)
+    terms = Terms(given.queries, given.k, given.quiet_s, given.rows_s)
     with tempfile.TemporaryDirectory(dir=given.work, prefix="churn-") as work:
         run(stream, names, Path(work) / "stores", terms, record, _say)
     record.complete()

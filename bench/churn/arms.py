@@ -69,9 +69,18 @@ class Arm:
         self.docs.load(vectors, rows)
         return time.perf_counter() - began
 
-    def write(self, leaving: I64, coming: I64) -> None:
-        """Delete rows and insert others, in small calls by turns."""
-        for start in range(0, max(len(leaving), len(coming)), CALL_ROWS):
+    def write(self, leaving: I64, coming: I64, rows_s: int) -> None:
+        """Delete rows and insert others, in small calls by turns.
+
+        Parameters
+        ----------
+        rows_s : int
+            Rows deleted, and inserted, a second at most; 0 for as fast as it goes.
+        """
+        began = time.perf_counter()
+        for start in range(0, len(coming), CALL_ROWS):
+            if rows_s:
+                time.sleep(max(0.0, began + start / rows_s - time.perf_counter()))
             gone, come = leaving[start : start + CALL_ROWS], coming[start : start + CALL_ROWS]
             vectors = self.stream.take(come)
             with self.limits():

@@ -24,6 +24,8 @@ from bench.tenants.records import Record
 I64 = NDArray[np.int64]
 SIDES = ("thread", "process")
 """Where the queries beside the writes come from; each has half of a round's writes."""
+WARM_S = 0.5
+"""Seconds of queries before those that count."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class Terms:
         Of each round.
     quiet_s : float
         Seconds of queries without writes, before the writes of each round and on each side.
+    rows_s : int
+        Rows deleted, and inserted, a second; 0 for as fast as it goes.
     """
 
     queries: int
     k: int
     quiet_s: float
+    rows_s: int
 
 
 class Contest:
@@ -81,9 +86,7 @@ class Contest:
                     self._follow(arm, stack)
             self._finish_round(0, asked, {name: {} for name in self._arms})
             for round_ in range(1, self._stream.rounds + 1):
-                writes = {
-                    name: self._write(arm, round_, asked) for name, arm in self._arms.items()
-                }
+                writes = {name: self._write(arm, round_, asked) for name, arm in self._arms.items()}
                 asked = self._asked(round_)
                 self._finish_round(round_, asked, writes)
             data["compacted"] = self._compacted(asked)
@@ -110,19 +113,18 @@ class Contest:
         before, counted = measure.written_bytes(), arm.counters()
         process = self._askers[arm.name]
         process.prepare(asked.queries, self._terms.k)
-        sides: dict[str, Asker] = {
-            "thread": ThreadAsker(arm.docs, asked.queries, self._terms.k),
-            "process": process,
-        }
-        halves = {"thread": slice(0, cut), "process": slice(cut, None)}
+        thread = ThreadAsker(arm.docs, asked.queries, self._terms.k)
+        sides: dict[str, Asker] = dict(zip(SIDES, (thread, process), strict=True))
+        halves = dict(zip(SIDES, (slice(0, cut), slice(cut, None)), strict=True))
         watch, seconds = self._watches[arm.name], 0.0
         watch.peak()
         found: dict[str, Any] = {"latency": {}}
         for side, asker in sides.items():
+            asker.quiet(WARM_S)  # what was written since the last time is looked at once
             quiet = asker.quiet(self._terms.quiet_s)
             asker.start()
             began = time.perf_counter()
-            arm.write(leaving[halves[side]], coming[halves[side]])
+            arm.write(leaving[halves[side]], coming[halves[side]], self._terms.rows_s)
             seconds += time.perf_counter() - began
             busy = asker.stop()
             for state, latency in (("quiet", quiet), ("busy", busy)):
@@ -141,9 +143,7 @@ class Contest:
             "engine": {name: n - counted[name] for name, n in arm.counters().items()},
         }
 
-    def _finish_round(
-        self, round_: int, asked: Asked, writes: dict[str, dict[str, Any]]
-    ) -> None:
+    def _finish_round(self, round_: int, asked: Asked, writes: dict[str, dict[str, Any]]) -> None:
         measured = self._measured(asked)
         self._rounds.append(
             {
