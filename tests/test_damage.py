@@ -15,7 +15,7 @@ import pytest
 import vecstore
 from tests.naive import top_k
 from tests.store_checks import failure, flip_byte, normal, python, small_limits
-from vecstore import layout
+from vecstore import layout, upkeep
 from vecstore.codecs import find_codec
 from vecstore.layout import HEADER_DTYPE, RUN_DTYPE, ExtentKind, Kind, Section
 
@@ -39,6 +39,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("damage") / "store"
     with pytest.MonkeyPatch.context() as patch, vecstore.open(path) as store:
         small_limits(patch, pages=4)
+        patch.setattr(upkeep, "WASTE_SHARE", 1.0)  # nothing is renewed: all runs are read
         for name, kind, codec in (("docs", str, "opq3"), ("others", int, "auto")):
             docs = store.collection(name, dim=DIM, codec=codec)
             docs.upsert([kind(i) for i in range(80)], VECTORS[:80])

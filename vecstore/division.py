@@ -205,8 +205,14 @@ class Divider:
         Tree, and the ordinal that each of its leaves had before.
         """
         count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
-        cells = clustering.kmeans(centroids, count, self._seed, clustering.TRAIN_ROWS_PER_CELL)
-        leaf_cell = clustering.nearest(centroids, cells)[1][:, 0]
+
+        def group() -> tuple[F32, I64]:
+            points = clustering.TRAIN_ROWS_PER_CELL
+            cells = clustering.kmeans(centroids, count, self._seed, points)
+            return cells, clustering.nearest(centroids, cells)[1][:, 0]
+
+        # In a thread of the pool faiss keeps to one core: so little work only waits at barriers.
+        cells, leaf_cell = self._pool.submit(group).result()
         ordinals = np.argsort(leaf_cell, kind="stable")
         first_leaf = np.zeros(len(cells) + 1, np.int64)
         first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))

@@ -128,7 +128,7 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
     held = view.index.entry_counts()
     coming = np.bincount(one.homes[one.homes >= 0], minlength=len(held))
     whole = held + coming
-    turn = _turn(view.snapshot.state.next_row, len(one.places), int(coming.sum()), held)
+    turn = _turn(view.record.indexed_rows, len(one.places), int(coming.sum()), held)
     inspected = np.unique(np.concatenate([overfull(whole), thin(whole), turn]))
     ordinals, rows = reading.entries(inspected)
     live = np.bincount(ordinals, minlength=len(held))
@@ -166,13 +166,13 @@ def _worn(view: TenantView, live: I64, coming: I64) -> NDArray[np.bool_]:
     return worn
 
 
-def _turn(next_row: int, rows: int, entries: int, held: I64) -> I64:
+def _turn(before: int, rows: int, entries: int, held: I64) -> I64:
     """Ordinals of the postings whose turn it is; the next rows go on where these end.
 
     Parameters
     ----------
-    next_row : int
-        Of the collection, which goes up by `rows` or somewhat more from turn to turn.
+    before : int
+        Rows of this tenant that came into postings so far; what others write has no part in it.
     rows, entries : int
         That come.
     held : int64 (postings,)
@@ -182,5 +182,5 @@ def _turn(next_row: int, rows: int, entries: int, held: I64) -> I64:
         return np.zeros(0, np.int64)
     by_entry = INSPECTED / max(1.0, float(held.mean()))
     count = min(len(held), int(np.ceil(entries * by_entry)))
-    start = int(next_row * (entries / rows) * by_entry)
+    start = int(before * (entries / rows) * by_entry)
     return (start + np.arange(count)) % len(held)

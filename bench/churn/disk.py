@@ -22,13 +22,20 @@ from vecstore.layout import HEADER_DTYPE, ExtentKind
 EVERY_S = 0.01
 UNFINISHED = "being written"
 FACTS = "facts"
-GONE = "removed, still mapped"
+GONE = ("removed, mapped by the writer", "removed, mapped by a reader")
+"""Files that have no name any more: those that the writer maps, those that only readers do."""
 Sizes = dict[str, int]
 _MAPPED = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ (\d+) +(.*) \(deleted\)$")
 
 
 class Looker:
-    """Looks at the files of one store again and again."""
+    """Looks at the files of one store again and again.
+
+    Parameters
+    ----------
+    pids : list of int
+        Processes that have the store open, the writer first.
+    """
 
     def __init__(self, folder: Path, pids: list[int]) -> None:
         self._folder = folder
@@ -41,10 +48,7 @@ class Looker:
         for path, size in _files(self._folder):
             kind = self._kind(path)
             found[kind] = found.get(kind, 0) + size
-        gone = _gone(self._pids, str(self._folder))
-        if gone:
-            found[GONE] = gone
-        return found
+        return found | _gone(self._pids, str(self._folder))
 
     def _kind(self, path: str) -> str:
         if not path.endswith(".ext"):
@@ -76,10 +80,12 @@ def _files(folder: Path) -> list[tuple[str, int]]:
     return found
 
 
-def _gone(pids: list[int], folder: str) -> int:
-    """Bytes of files that processes map and nobody can open any more."""
-    ends: dict[str, int] = {}
-    for pid in pids:
+def _gone(pids: list[int], folder: str) -> Sizes:
+    """Bytes of files that processes, the writer first, map and nobody can open any more."""
+    found: Sizes = {}
+    seen: set[str] = set()
+    for place, pid in enumerate(pids):
+        ends: dict[str, int] = {}
         try:
             lines = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace").splitlines()
         except OSError:
@@ -89,7 +95,12 @@ def _gone(pids: list[int], folder: str) -> int:
             if match:
                 low, high, offset = (int(match[i], 16) for i in (1, 2, 3))
                 ends[match[4]] = max(ends.get(match[4], 0), offset + high - low)
-    return sum(ends.values())
+        size = sum(end for inode, end in ends.items() if inode not in seen)
+        seen |= set(ends)
+        if size:
+            kind = GONE[min(place, 1)]
+            found[kind] = found.get(kind, 0) + size
+    return found
 
 
 def sizes(folder: Path) -> Sizes:
