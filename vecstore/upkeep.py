@@ -3,8 +3,9 @@
 The runs tell how many entries a posting has, but not how many of their rows ended since.  That is
 seen by reading them, so with the rows that come a part of all postings is looked at, in turn: as
 many as hold `INSPECTED` times the entries that come.  The work is bounded by what is written,
-however large the tenant, and every posting has its turn.  One whose runs have many ended entries,
-or are many and short, is renewed.
+however large the tenant, and every posting has its turn.  Beside these, only postings that rows
+come to are divided or dissolved.  One whose runs have many ended entries, or are many and short,
+is renewed.
 """
 
 from __future__ import annotations
@@ -129,12 +130,14 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
     coming = np.bincount(one.homes[one.homes >= 0], minlength=len(held))
     whole = held + coming
     turn = _turn(view.record.indexed_rows, len(one.places), int(coming.sum()), held)
-    inspected = np.unique(np.concatenate([overfull(whole), thin(whole), turn]))
+    grown = np.flatnonzero(coming)
+    grown = np.intersect1d(grown, np.concatenate([overfull(whole), thin(whole)]))
+    inspected = np.union1d(grown, turn)
     ordinals, rows = reading.entries(inspected)
     live = np.bincount(ordinals, minlength=len(held))
     counts = whole.copy()
     counts[inspected] = live[inspected] + coming[inspected]
-    split, dissolve = overfull(counts), thin(counts)
+    split, dissolve = (np.intersect1d(x, inspected) for x in (overfull(counts), thin(counts)))
     reshaped = np.concatenate([split, dissolve])
     renew = np.setdiff1d(inspected[_worn(view, live, coming)[inspected]], reshaped)
     if not len(reshaped) and not len(renew):

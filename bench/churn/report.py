@@ -111,8 +111,7 @@ def _head(data: Own) -> list[str]:
         f"exact search. k = {settings['k']}.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, commit {machine['git_commit'][:12]}"
-        f"{' and changes' if machine['git_dirty'] else ''}; load at the start "
-        f"{machine['load_start'][0]:.1f}.",
+        f"{' and changes' if machine['git_dirty'] else ''}. {_load(machine)}",
         "",
         "Arms: *append* never changes a posting; *split* divides, dissolves and renews postings "
         "and gives their rows new homes, but looks at no others; *reassign* is the engine as it "
@@ -122,6 +121,15 @@ def _head(data: Own) -> list[str]:
     if not data["complete"]:
         lines += ["**The run was cut short; this is what it had measured.**", ""]
     return lines
+
+
+def _load(machine: Own) -> str:
+    loads = [machine[key][0] for key in ("load_start", "load_end") if key in machine]
+    told = f"Load {' at the start, '.join(f'{load:.1f}' for load in loads)}"
+    told += " at the end." if len(loads) > 1 else " at the start."
+    if max(loads) > machine["cores"]:
+        told += " **Others used the machine: times are no figures; counts, recall and sizes are.**"
+    return told
 
 
 def _span(values: Iterable[int]) -> str:
