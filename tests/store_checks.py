@@ -22,9 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def sound_store(path: Path, mode: str = "w") -> Iterator[vecstore.Store]:
-    """Open a store; when the block went well, every invariant must hold, open and reopened."""
-    with vecstore.open(path, mode=mode) as store:
+def sound_store(
+    path: Path, mode: str = "w", maintenance: str = "inline"
+) -> Iterator[vecstore.Store]:
+    """Open a store; when the block went well, every invariant must hold, open and reopened.
+
+    Maintenance is done within calls, unless asked for otherwise: tests look at what it has done.
+    """
+    with vecstore.open(path, mode=mode, maintenance=maintenance) as store:
         yield store
         assert store.check() == []
     with vecstore.open(path, mode="r") as store:

@@ -113,7 +113,6 @@ def test_flush_and_training_anew_keep_every_row(
 ) -> None:
     small_limits(monkeypatch)
     trained = 0
-    monkeypatch.setattr("vecstore.indexing.FRAGMENTS_MAX", 5)
     model = Model(DIM, "l2")
     with sound_store(path) as store:
         docs = store.collection("docs", dim=DIM)
