@@ -131,7 +131,7 @@ class Writer:
 
     def is_due(self) -> bool:
         """Whether there may be something to maintain."""
-        return bool(self._worn) or self._look or self.full_logs() > 1
+        return bool(self._worn or self.behind) or self._look or self.full_logs() > 1
 
     def maintain(self, progress: Progress) -> bool:
         """Do the next thing that is due; False when nothing is, or it had to be put off.
