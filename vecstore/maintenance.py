@@ -111,7 +111,7 @@ class Maintenance:
     def _next(self) -> Maintained | None:
         """Next collection to see to; without one, the thread ends."""
         with self._state:
-            if self._stopping or not self._due:
+            if self._stopping or not self._due or _is_ending():
                 self._thread = None
                 return None
             return self._due.pop(0)
@@ -131,9 +131,9 @@ class Maintenance:
         except StoreClosedError:
             return False
         except RuntimeError:
-            if threading.main_thread().is_alive():
+            if not _is_ending():
                 raise
-            return False  # an ending interpreter starts no thread any more
+            return False  # no thread is started any more
         finally:
             lock.release()
 
@@ -146,7 +146,7 @@ class Maintenance:
                 self._session.build_lock.wanted or (not is_flush and writer.full_logs() > FULL_MAX)
             ):
                 raise _SteppedBackError
-            if (self._stopping and not is_flush) or not threading.main_thread().is_alive():
+            if (self._stopping and not is_flush) or _is_ending():
                 raise _SteppedBackError
 
         return progress
@@ -168,6 +168,11 @@ def check_mode(mode: object) -> str:
     if not isinstance(mode, str) or mode not in MODES:
         raise InvalidArgumentError(f"maintenance is {mode!r}; use 'background', 'inline' or 'off'.")
     return mode
+
+
+def _is_ending() -> bool:
+    """Whether the interpreter waits for its last threads."""
+    return not threading.main_thread().is_alive()
 
 
 def _be_nice() -> None:
