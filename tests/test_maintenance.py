@@ -190,6 +190,7 @@ def test_what_happens_to_grants_meanwhile(
     ends = []
     for held in (False, True):
         mode = "background" if held else "inline"
+        gate.open.clear()
         with vecstore.open(tmp_path / mode, maintenance="inline") as store:
             docs = store.collection("docs", dim=DIM, tenants=True)
             ids = fill(docs, "a", shape, first=100)
