@@ -150,26 +150,22 @@ def test_deletes_while_extents_are_merged(
 
 # --- tenants that change while extents are being made ------------------------------------------
 
-EVENTS: dict[str, Callable[[Collection, list[int]], None]] = {
-    "revoke": lambda docs, ids: _counts(docs.tenant("a").revoke(ids[2:5], from_="b"), 3),
-    "grant": lambda docs, ids: _counts(docs.tenant("a").grant(ids[6:8], to="b"), 2),
+EVENTS: dict[str, Callable[[Collection, list[int]], Any]] = {
+    "revoke": lambda docs, ids: docs.tenant("a").revoke(ids[2:5], from_="b"),
+    "grant": lambda docs, ids: docs.tenant("a").grant(ids[4:8], to="b"),
     "revoke and grant": lambda docs, ids: (
-        _counts(docs.tenant("a").revoke(ids[:4], from_="b"), 4),
-        _counts(docs.tenant("a").grant(ids[1:3], to="b"), 2),
-    )[0],
+        docs.tenant("a").revoke(ids[:4], from_="b"),
+        docs.tenant("a").grant(ids[1:3], to="b"),
+    ),
     "replace": lambda docs, ids: docs.tenant("a").upsert(ids[3:7], normal(4, DIM, seed=9)),
-    "delete": lambda docs, ids: _counts(docs.tenant("a").delete(ids[1:4]), 3),
+    "delete": lambda docs, ids: docs.tenant("a").delete(ids[1:4]),
     "drop the owner": lambda docs, ids: docs.drop_tenant("a"),
     "drop the grantee": lambda docs, ids: docs.drop_tenant("b"),
     "drop and make anew": lambda docs, ids: (
         docs.drop_tenant("b"),
         docs.tenant("a").grant(ids[:2], to="b"),
-    )[0],
+    ),
 }
-
-
-def _counts(found: int, wanted: int) -> None:
-    assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -195,13 +191,11 @@ def test_what_happens_to_grants_meanwhile(
             docs = store.collection("docs", dim=DIM, tenants=True)
             ids = fill(docs, "a", shape, first=100)
             docs.tenant("b").upsert([1], normal(1, DIM, seed=7))
-            if state == "revoked":
-                docs.tenant("a").grant(ids[:6], to="b")
-                flush(docs)
-                docs.tenant("a").revoke(ids[:6], from_="b")
             docs.tenant("a").grant(ids[:6], to="b")
-            if state == "indexed":
+            if state != "pending":
                 flush(docs)
+            if state == "revoked":
+                docs.tenant("a").revoke(ids[:5], from_="b")
         with vecstore.open(tmp_path / mode, maintenance=mode) as store:
             docs = store.collection("docs")
             if held:
