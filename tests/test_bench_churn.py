@@ -97,7 +97,7 @@ def test_arms_differ_by_what_the_engine_does(
     neighbours = balance.NEIGHBOURS
     made, told = stream(share=0.2), {}
     for name in ("append", "split", "reassign"):
-        arm = Arm(name, tmp_path / name, made)
+        arm = Arm(name, tmp_path / name, made, "inline")
         arm.build(0)
         for round_ in range(1, 5):
             arm.write(made.leaving(round_), made.coming(round_), 0)

@@ -12,9 +12,9 @@ import pytest
 
 import vecstore
 from tests.store_checks import normal, small_limits, sound_store
-from vecstore import compaction, indexing, planning, upkeep
+from vecstore import compaction, planning, recalibration, upkeep
 from vecstore.balance import Entries, Reshaping, Tally
-from vecstore.calibrate import calibrate, is_outdated
+from vecstore.calibrate import calibrate
 from vecstore.collection import Collection
 from vecstore.config import Effort
 from vecstore.directory import Leaves
@@ -108,7 +108,7 @@ def test_entries_of_ended_rows_leave(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_off_nothing_changes_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_limits(monkeypatch)
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM)
         docs.upsert(range(ROWS), normal(ROWS, DIM))
         postings = docs.stats()["postings"]
@@ -171,8 +171,10 @@ def test_tallies_add_up() -> None:
     ],
 )
 def test_what_makes_a_calibration_outdated(rows: int, indexed: int, outdated: bool) -> None:
-    record = TenantRecord(calibrated_rows=1_000, calibrated_indexed=1_000, indexed_rows=indexed)
-    assert is_outdated(record, rows) == outdated
+    record = TenantRecord(
+        rows=rows, calibrated_rows=1_000, calibrated_indexed=1_000, indexed_rows=indexed
+    )
+    assert recalibration.outdated(record) == outdated
 
 
 def test_drift_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +186,7 @@ def test_drift_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         calls.append(arguments[1].rows)
         calibrate(*arguments)
 
-    monkeypatch.setattr(indexing, "calibrate", counted)
+    monkeypatch.setattr(recalibration, "calibrate", counted)
     x = groups(10, 100)
     with sound_store(tmp_path / "store") as store:
         docs = store.collection("docs", dim=DIM)
@@ -193,14 +195,14 @@ def test_drift_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         churn(docs, x)
         assert 2 <= len(calls) - 1 <= 4
         record = docs._core.reader.view().record
-        assert not is_outdated(record, record.rows)
+        assert not recalibration.outdated(record)
 
 
 def test_replaced_files_are_let_go_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The space of a merged extent is free once it is unmapped: no cycle of objects may keep it."""
     small_limits(monkeypatch)
     x = groups(8, 100)
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM)
         gc.disable()
         try:

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows-s", type=int, default=2_000, help="rows replaced a second; 0: at full speed"
     )
+    parser.add_argument("--maintenance", default="background", choices=("background", "inline"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=None, help="folder for the stores")
     parser.add_argument("--out", type=Path, required=True, help="results folder")
@@ -58,11 +59,22 @@ def _run(given: argparse.Namespace) -> None:
         raise BenchError(f"--arms is {given.arms!r}; name some of {', '.join(ARMS)}.")
     settings = {
         key: getattr(given, key)
-        for key in ("dataset", "rows", "rounds", "share", "arms", "queries", "k", "rows_s", "seed")
+        for key in (
+            "dataset",
+            "rows",
+            "rounds",
+            "share",
+            "arms",
+            "queries",
+            "k",
+            "rows_s",
+            "maintenance",
+            "seed",
+        )
     }
     stream = make_stream(given.dataset, given.rows, given.rounds, given.share, given.seed)
     record = Record(given.out, COMMAND, settings)
-    terms = Terms(given.queries, given.k, given.quiet_s, given.rows_s)
+    terms = Terms(given.queries, given.k, given.quiet_s, given.rows_s, given.maintenance)
     with tempfile.TemporaryDirectory(dir=given.work, prefix="churn-") as work:
         run(stream, names, Path(work) / "stores", terms, record, _say)
     record.complete()

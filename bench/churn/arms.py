@@ -46,6 +46,7 @@ class Arm:
     name: str
     folder: Path
     stream: Stream
+    maintenance: str = "background"
     store: Any = None
     docs: Any = None
     trimmed: int = 0
@@ -60,13 +61,14 @@ class Arm:
         """Make the store anew of the rows that stand after a round; seconds."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.store = vecstore.open(self.folder)
+        self.store = vecstore.open(self.folder, maintenance=self.maintenance)
         dim, metric = self.stream.base.shape[1], self.stream.metric
         self.docs = self.store.collection(NAME, dim=dim, metric=metric)
         rows = self.stream.standing(round_)
         vectors = self.stream.take(rows)
         began = time.perf_counter()
         self.docs.load(vectors, rows)
+        self._settle()
         return time.perf_counter() - began
 
     def write(self, leaving: I64, coming: I64, rows_s: int) -> None:
@@ -78,20 +80,27 @@ class Arm:
             Rows deleted, and inserted, a second at most; 0 for as fast as it goes.
         """
         began = time.perf_counter()
-        for start in range(0, len(coming), CALL_ROWS):
-            if rows_s:
-                time.sleep(max(0.0, began + start / rows_s - time.perf_counter()))
-            gone, come = leaving[start : start + CALL_ROWS], coming[start : start + CALL_ROWS]
-            vectors = self.stream.take(come)
-            with self.limits():
+        with self.limits():
+            for start in range(0, len(coming), CALL_ROWS):
+                if rows_s:
+                    time.sleep(max(0.0, began + start / rows_s - time.perf_counter()))
+                gone, come = leaving[start : start + CALL_ROWS], coming[start : start + CALL_ROWS]
+                vectors = self.stream.take(come)
                 self._timed(self.docs.delete, gone)
                 self._timed(self.docs.upsert, come, vectors)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the store's thread of maintenance, which works under the arm's limits too."""
+        while self.store._maintenance._thread is not None:
+            time.sleep(0.005)
 
     def compact(self) -> float:
         """Compact; seconds."""
         began = time.perf_counter()
         with self.limits():
             self.docs.compact()
+            self._settle()
         return time.perf_counter() - began
 
     def _timed(self, verb: Any, *arguments: Any) -> None:

@@ -40,12 +40,15 @@ class Terms:
         Seconds of queries without writes, before the writes of each round and on each side.
     rows_s : int
         Rows deleted, and inserted, a second; 0 for as fast as it goes.
+    maintenance : str
+        Of the stores; whatever it is, a round ends when nothing is due any more.
     """
 
     queries: int
     k: int
     quiet_s: float
     rows_s: int
+    maintenance: str
 
 
 class Contest:
@@ -61,7 +64,7 @@ class Contest:
         say: Callable[[str], None],
     ) -> None:
         self._stream = stream
-        self._arms = {name: Arm(name, work / name, stream) for name in names}
+        self._arms = {name: Arm(name, work / name, stream, terms.maintenance) for name in names}
         self._terms = terms
         self._record = record
         self._say = say
