@@ -16,6 +16,7 @@ from tests.store_checks import flip_byte, normal, python, small_limits, sound_st
 from tests.test_backup import listing
 from vecstore import layout, storage
 from vecstore.layout import HEADER_DTYPE, ExtentKind, Kind, Section
+from vecstore.transaction import Transaction
 
 DIM = 6
 EVERY = range(400)
@@ -219,12 +220,12 @@ def test_extent_that_nobody_names_any_more(path: Path) -> None:
         assert {key: answers(view) for key, view in views(store).items()} == expected
 
 
-def edit_facts(path: Path, edit: Callable[[Any], Any]) -> None:
+def edit_facts(path: Path, edit: Callable[[Transaction], Any]) -> None:
     with (
         lmdb.open(str(path / "facts"), map_size=1 << 30, lib_version=0) as facts,
         facts.begin(write=True) as transaction,
     ):
-        edit(transaction)
+        edit(Transaction(transaction, path))
 
 
 # --- what cannot be made good -------------------------------------------------------------------

@@ -41,7 +41,7 @@ from vecstore.rawrows import RawRows
 from vecstore.rebuild import Rebuilder
 from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
 
@@ -185,8 +185,7 @@ class Compactor:
             with self._writing.reading() as transaction:
 
                 def metadata(row: int) -> dict[str, Any] | None:
-                    raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
-                    return None if raw is None else layout.unpack(raw)
+                    return snapshot.metadata(transaction, row)
 
                 def tenants() -> Any:
                     for number in numbers.tolist():
@@ -254,7 +253,7 @@ class Compactor:
         collection = self._identity.record.number
         current: dict[int, int] = {}
         with self._writing.reading() as transaction:
-            for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
+            for key, value in transaction.scan(layout.key(collection, Kind.TENANT)):
                 record = layout.unpack(value, type=layout.TenantRecord)
                 if record.directory:
                     current[int(layout.U32.unpack(key[-4:])[0])] = record.directory

@@ -34,7 +34,7 @@ from vecstore.publish import ExtentNumbers, abandon
 from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
 from vecstore.shares import NewRows, Share, places_by_tenant, share_of
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.writing import Writing
 
 I64 = NDArray[np.int64]
@@ -201,7 +201,7 @@ class Indexer:
             }
             for kind in kinds:
                 prefix = layout.key(self._writing.collection, kind)
-                for key, _ in scan(transaction, prefix):
+                for key, _ in transaction.scan(prefix):
                     touched.add(int(layout.U32.unpack_from(key, len(prefix))[0]))
         return touched
 
@@ -307,8 +307,7 @@ class Indexer:
                 place = row - first
                 if 0 <= place < len(place_of):
                     return None if given is None else given[int(place_of[place])]
-                raw = transaction.get(layout.key_u32(self._writing.collection, Kind.METADATA, row))
-                return None if raw is None else layout.unpack(raw)
+                return snapshot.metadata(transaction, row)
 
             builder.put_attributes(built, tenants, metadata)
 

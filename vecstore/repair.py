@@ -18,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import lmdb
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from vecstore.check import (
     broken_extents,
     check_collection,
     check_rows,
+    damaged_entries,
     damaged_pages,
 )
 from vecstore.check_tenants import check_tenants
@@ -45,8 +45,9 @@ from vecstore.publish import ExtentNumbers, abandon
 from vecstore.rawrows import RawRows
 from vecstore.reclaim import remove_retired
 from vecstore.results import Violation
-from vecstore.snapshot import Snapshot, extent_records, read_state, read_tenant, scan, take_snapshot
+from vecstore.snapshot import Snapshot, extent_records, read_state, read_tenant, take_snapshot
 from vecstore.tenant_view import TenantView, make_view, open_tenant
+from vecstore.transaction import Transaction
 from vecstore.writing import Writing
 
 U32 = NDArray[np.uint32]
@@ -65,6 +66,9 @@ def repair_collection(writing: Writing, progress: Progress) -> list[str]:
     """
     identity = writing.identity
     with writing.reading() as transaction:
+        damaged = damaged_entries(transaction, identity.record.number, identity.name)
+        if damaged:
+            return [_tell_left(identity, damaged)]
         broken = broken_extents(transaction, identity, {})
         lost = [one for one in broken if one.record.kind == ExtentKind.RAW]
         if lost:
@@ -100,9 +104,7 @@ def repair_collection(writing: Writing, progress: Progress) -> list[str]:
     return said + ([_tell_left(identity, left)] if left else [])
 
 
-def _answers(
-    transaction: lmdb.Transaction, identity: Identity, kinds: Collection[ExtentKind]
-) -> bool:
+def _answers(transaction: Transaction, identity: Identity, kinds: Collection[ExtentKind]) -> bool:
     """Tell whether extents of these kinds can be used, and lead every tenant to its rows."""
     try:
         snapshot = take_snapshot(identity, transaction, None, kinds)
@@ -136,7 +138,7 @@ class _FromRows(Writing):
             known = _NO_ROWS
             if tenant != TENANT_NONE:
                 prefix = layout.id_prefix(self.collection, tenant)
-                values = [value[: layout.U32.size] for _, value in scan(transaction, prefix)]
+                values = [value[: layout.U32.size] for _, value in transaction.scan(prefix)]
                 known = layout.unpack_rows(values)
         places = snapshot.log.places(tenant, snapshot.log_count)
         stored = np.setdiff1d(known, snapshot.log.numbers[places]).astype(np.uint32)
@@ -180,12 +182,11 @@ def _rewrite_attributes(
         with writing.reading() as transaction:
 
             def metadata(row: int) -> dict[str, Any] | None:
-                raw = transaction.get(layout.key_u32(writing.collection, Kind.METADATA, row))
-                return None if raw is None else layout.unpack(raw)
+                return snapshot.metadata(transaction, row)
 
             tenants = [
                 int(layout.U32.unpack(key[-4:])[0])
-                for key, _ in scan(transaction, layout.key(writing.collection, Kind.TENANT))
+                for key, _ in transaction.scan(layout.key(writing.collection, Kind.TENANT))
             ]
             entries = ((one, _entries(open_tenant(snapshot, transaction, one))) for one in tenants)
             builder.put_attributes(built, entries, metadata)
@@ -235,7 +236,7 @@ def _tell_left(identity: Identity, violations: Sequence[Violation]) -> str:
     )
 
 
-def _tell_lost(transaction: lmdb.Transaction, identity: Identity, one: Broken) -> str:
+def _tell_lost(transaction: Transaction, identity: Identity, one: Broken) -> str:
     """Say which rows of a damaged raw extent cannot be read."""
     try:
         lost: Any = _rows_on_damaged_pages(identity, one)
@@ -274,14 +275,14 @@ def _rows_on_damaged_pages(identity: Identity, one: Broken) -> set[int]:
     return lost
 
 
-def _ids_of(transaction: lmdb.Transaction, identity: Identity, rows: Any) -> list[str]:
+def _ids_of(transaction: Transaction, identity: Identity, rows: Any) -> list[str]:
     """Live rows among some, each by number and id, and its tenant if there are any."""
     collection = identity.record.number
     is_int = bool(read_state(transaction, collection).int_ids)
     start = len(layout.id_prefix(collection, TENANT_NONE))
     names: dict[int, str] = {}
     told = []
-    for key, value in scan(transaction, layout.key(collection, Kind.ID)):
+    for key, value in transaction.scan(layout.key(collection, Kind.ID)):
         tenant = int(layout.U32.unpack_from(key, start - 4)[0])
         row, owner = layout.unpack_id(value, tenant)
         if row not in rows or owner != tenant:

@@ -28,7 +28,7 @@ from vecstore.errors import (
 )
 from vecstore.extent_set import Identity
 from vecstore.extents import folder_bytes
-from vecstore.facts import Edit, delete_range, put_store, read_store
+from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
 from vecstore.raw_forms import DEFAULT, find_form
@@ -180,7 +180,7 @@ class Store:
                 edit.retire_extents(numbered(transaction, record.number, Kind.EXTENT))
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
                 for kind in Kind:
-                    delete_range(transaction, layout.key(record.number, kind))
+                    transaction.delete_range(layout.key(record.number, kind))
             with suppress(DiskFullError):  # the next writer removes them
                 remove_retired(self._environment)
 
@@ -320,9 +320,10 @@ class Store:
                     f"that learns from none, such as 'auto' or 'rabitq4'."
                 )
             name_key = layout.key(0, Kind.CATALOGUE, name.encode())
-            existing = transaction.get(name_key)
+            existing = transaction.get(name_key, b"")
             if existing is not None:
-                return layout.unpack(existing, type=CollectionRecord)
+                known: CollectionRecord = layout.unpack(existing, type=CollectionRecord)
+                return known
             store = read_store(transaction)
             record = CollectionRecord(
                 number=store.next_collection,

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import lmdb
-
 from vecstore.extent_set import Identity
 from vecstore.layout import TENANT_NONE
 from vecstore.search import Searcher
@@ -15,6 +13,7 @@ from vecstore.session import WriteLock
 from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Writing:
         return self.identity.record.number
 
     @contextmanager
-    def reading(self) -> Iterator[lmdb.Transaction]:
+    def reading(self) -> Iterator[Transaction]:
         """Read what is committed."""
         transaction = self.environment.read()
         try:
