@@ -88,11 +88,11 @@ def delete_rows(edit: Edit, tenant: int, ids: Ids) -> int:
             if owner != tenant:
                 raise _read_only(edit, tenant, ids.one(place))
             found[key] = row
-    _delete_keys(edit, tenant, found, start)
+    delete_keys(edit, tenant, found, start)
     return len(found)
 
 
-def _delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
+def delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
     """Delete id keys and their rows; ids begin at `start` of a key."""
     for key, row in found.items():
         edit.transaction.delete(key)
@@ -238,7 +238,7 @@ def drop_tenant(edit: Edit, tenant: int) -> None:
             own[key] = row
         else:
             _drop_grantee(edit, row, tenant)
-    _delete_keys(edit, tenant, own, len(prefix))
+    delete_keys(edit, tenant, own, len(prefix))
     edit.state.pending -= edit.tenant(tenant).pending
     for kind in (Kind.ID, Kind.PENDING, Kind.REVOKED, Kind.TENANT):
         transaction.delete_range(layout.key_u32(collection, kind, tenant))

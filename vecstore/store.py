@@ -195,22 +195,27 @@ class Store:
                 if idle:
                     self._session.write_lock.release()
 
-    def repair(self, progress: Progress | None = None) -> list[str]:
+    def repair(self, progress: Progress | None = None, *, drop_damaged: bool = False) -> list[str]:
         """Make anew what follows from rows and facts: postings, directories, the metadata index.
 
         Where these are damaged or missing, and all vectors, ids and facts of the collection are
         sound, they are written again in one commit.  A damaged vector cannot be made good: it
-        stays, reads of it raise `CorruptionError`, and its id is told.
+        stays, reads of it raise `CorruptionError`, and its id is told; or it is deleted.
 
         Parameters
         ----------
         progress : callable, optional
             Called as `progress(stage, done, total)`.
+        drop_damaged : bool
+            Delete the rows whose vectors are damaged, those and no others, for everybody who sees
+            them, and make the rest of the collection whole.  Otherwise a collection that has such
+            rows is left as it is.
 
         Returns
         -------
         list of str
             What was done and what could not be, in sentences; empty when nothing was wrong.
+            Every row that was deleted is named by its id, and its tenant if there are any.
 
         Raises
         ------
@@ -229,7 +234,7 @@ class Store:
             said = []
             for name in self.collections():
                 writing = self.collection(name)._core.writing
-                said += repair_collection(writing, progress or silent)
+                said += repair_collection(writing, progress or silent, drop_damaged=drop_damaged)
             return said
 
     def backup(self, dest: str | os.PathLike[str], progress: Progress | None = None) -> None:
