@@ -244,10 +244,12 @@ class Transaction:
         done: bool = self.raw.delete(key)
         return done
 
-    def delete_range(self, prefix: bytes) -> None:
-        """Delete every key with a prefix."""
+    def delete_range(self, prefix: bytes, end: bytes | None = None) -> None:
+        """Delete every key with a prefix; those before `end`, if that is given."""
         cursor = self.raw.cursor()
         while cursor.set_range(prefix) and cursor.key().startswith(prefix):
+            if end is not None and cursor.key() >= end:
+                return
             if not cursor.delete():
                 return
 
