@@ -18,6 +18,7 @@ from tests.store_checks import failure, flip_byte, normal, python, small_limits
 from vecstore import layout, upkeep
 from vecstore.codecs import find_codec
 from vecstore.layout import HEADER_DTYPE, RUN_DTYPE, ExtentKind, Kind, Section
+from vecstore.transaction import Transaction
 
 # The metadata index is damaged in tests/test_attributes.py, what only tenants have in
 # tests/test_isolation.py, the places of rows in sparse extents in tests/test_repair.py.
@@ -251,12 +252,9 @@ def test_length_of_a_fresh_row(path: Path, mode: str, change: int) -> None:
         lmdb.open(str(path / "facts"), map_size=1 << 30) as facts,
         facts.begin(write=True) as transaction,
     ):
-        cursor = transaction.cursor()
-        assert cursor.set_range(layout.key(1, Kind.LOG))
-        cursor.next()
-        key, value = bytes(cursor.key()), bytes(cursor.value())
-        assert key.startswith(layout.key(1, Kind.LOG))
-        transaction.put(key, value + bytes(change) if change > 0 else value[:change])
+        entries = Transaction(transaction, path)
+        key, value = list(entries.scan(layout.key(1, Kind.LOG)))[1]
+        entries.put(key, value + bytes(change) if change > 0 else value[:change])
     row = int.from_bytes(key[-4:], "big")
     with vecstore.open(path, mode=mode) as store:
         docs = store.collection("docs")

@@ -40,7 +40,7 @@ from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.rawrows import RawRows
 from vecstore.rebuild import Rebuilder
 from vecstore.row_source import Rows
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
 
@@ -197,8 +197,7 @@ class Compactor:
             snapshot, transaction = captured.snapshot, captured.transaction
 
             def metadata(row: int) -> dict[str, Any] | None:
-                raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
-                return None if raw is None else layout.unpack(raw)
+                return snapshot.metadata(transaction, row)
 
             def tenants() -> Iterator[tuple[int, U32]]:
                 for number in numbers.tolist():
@@ -264,7 +263,7 @@ class Compactor:
         prefix = layout.key(self._identity.record.number, Kind.TENANT)
         with self._writing.captured() as captured:
             snapshot = captured.snapshot
-            for key, value in scan(captured.transaction, prefix):
+            for key, value in captured.transaction.scan(prefix):
                 record = layout.unpack(value, type=layout.TenantRecord)
                 if record.directory:
                     current[int(layout.U32.unpack(key[-4:])[0])] = record.directory

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +14,11 @@ from vecstore.planning import Plan, make_plan
 from vecstore.results import Explanation, Hit
 from vecstore.search import Searcher
 from vecstore.tenant_view import TenantView
+from vecstore.transaction import Transaction
 
 
 def explain_query(
-    transaction: lmdb.Transaction,
+    transaction: Transaction,
     searcher: Searcher,
     views: Sequence[TenantView],
     query: NDArray[np.float32],

@@ -130,7 +130,8 @@ class ExtentSet:
         """Directory of a tenant in the extent of the given number; None for number 0."""
         if not number:
             return None
-        directory = self.directories[number].find(tenant)
+        directories = self.directories.get(number)
+        directory = None if directories is None else directories.find(tenant)
         if directory is None:
             raise CorruptionError(
                 f"Extent {number} of collection {self.identity.name!r} lacks the directory of "

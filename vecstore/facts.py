@@ -10,9 +10,9 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ from vecstore.layout import (
     TenantRecord,
 )
 from vecstore.snapshot import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.transaction import Transaction
 
 
 class Edit:
@@ -41,7 +42,7 @@ class Edit:
         As it will be after the transaction.
     """
 
-    def __init__(self, transaction: lmdb.Transaction, identity: Identity) -> None:
+    def __init__(self, transaction: Transaction, identity: Identity) -> None:
         self.transaction = transaction
         self.name = identity.name
         self.has_tenants = identity.record.tenants
@@ -100,7 +101,7 @@ class Edit:
     def find(self, tenant: int, ids: Ids) -> Iterator[tuple[NDArray[np.int64], list[bytes], Any]]:
         """Look ids up: places, keys and values, some at a time, in the order of keys."""
         for places, keys in ids.keys(layout.id_prefix(self.collection, tenant)):
-            yield places, keys, [self.transaction.get(key, ABSENT) for key in keys]
+            yield places, keys, [self.transaction.get(key) or ABSENT for key in keys]
 
     def skip_to(self, row: int) -> None:
         """Never give out the row numbers before `row`."""
@@ -110,10 +111,8 @@ class Edit:
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows of their own tenant; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
-        pack = layout.U32.pack
-        cursor = self.transaction.cursor()
         for places, keys in ids.keys(prefix):
-            cursor.putmulti(list(zip(keys, map(pack, rows[places].tolist()), strict=True)))
+            self.transaction.put_rows(keys, rows[places])
         self.state.live_rows += len(ids)
         self.tenant(tenant).rows += len(ids)
 
@@ -140,7 +139,7 @@ class Edit:
                 if value is not None
             ]
             pairs.sort()
-            self.transaction.cursor().putmulti(pairs)
+            self.transaction.put_many(pairs)
             if kind == Kind.METADATA:
                 self.state.metadata_rows += len(pairs)
             else:
@@ -222,12 +221,7 @@ class Edit:
     def clear_log(self, end: int) -> None:
         """Drop the rows of the row log below `end`, which an extent holds by now."""
         prefix = layout.key(self.collection, Kind.LOG)
-        cursor = self.transaction.cursor()
-        while cursor.set_range(prefix):
-            key = bytes(cursor.key())
-            if not key.startswith(prefix) or layout.U32.unpack_from(key, len(prefix))[0] >= end:
-                break
-            cursor.delete()
+        self.transaction.delete_range(prefix, layout.key_u32(self.collection, Kind.LOG, end))
         self.state.log_first = end
         self._extents_changed = True
 
@@ -273,31 +267,23 @@ class Edit:
         """Keep the last change records only; readers further behind load everything."""
         oldest_kept = number - CHANGES_KEPT
         prefix = layout.key(self.collection, Kind.CHANGE)
-        cursor = self.transaction.cursor()
-        for _ in range(2):
-            if not cursor.set_range(prefix) or not bytes(cursor.key()).startswith(prefix):
-                return
-            oldest = int(layout.U64.unpack(bytes(cursor.key())[len(prefix) :])[0])
+        for key in [key for key, _ in islice(self.transaction.scan(prefix), 2)]:
+            oldest = int(layout.U64.unpack(key[len(prefix) :])[0])
             if oldest >= oldest_kept:
                 return
-            cursor.delete()
+            self.transaction.delete(key)
             self.state.changes_trimmed = oldest
 
 
-def read_store(transaction: lmdb.Transaction) -> StoreRecord:
+def read_store(transaction: Transaction) -> StoreRecord:
     """Read the store's counters."""
     raw = transaction.get(layout.key(0, Kind.STORE))
-    return StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
+    if raw is None:
+        raise transaction.lack(layout.key(0, Kind.STORE))
+    record: StoreRecord = layout.unpack(raw, type=StoreRecord)
+    return record
 
 
-def put_store(transaction: lmdb.Transaction, store: StoreRecord) -> None:
+def put_store(transaction: Transaction, store: StoreRecord) -> None:
     """Write the store's counters."""
     transaction.put(layout.key(0, Kind.STORE), layout.pack(store))
-
-
-def delete_range(transaction: lmdb.Transaction, prefix: bytes) -> None:
-    """Delete every key with a prefix."""
-    cursor = transaction.cursor()
-    while cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix):
-        if not cursor.delete():
-            return

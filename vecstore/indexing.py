@@ -33,7 +33,7 @@ from vecstore.publish import ExtentNumbers, abandon, publishing
 from vecstore.recalibration import Recalibration
 from vecstore.row_source import Rows
 from vecstore.shares import NewRows, Share, places_by_tenant, share_of
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.upkeep import find_change
 from vecstore.writing import Captured, Writing
@@ -183,7 +183,7 @@ class Indexer:
             if transaction.get(layout.key_u32(self._writing.collection, Kind.TENANT, tenant))
         }
         prefix = layout.key(self._writing.collection, Kind.TENANT if everything else Kind.PENDING)
-        for key, _ in scan(transaction, prefix):
+        for key, _ in transaction.scan(prefix):
             touched.add(int(layout.U32.unpack_from(key, len(prefix))[0]))
         return touched
 
@@ -327,8 +327,7 @@ class Indexer:
             place = row - first
             if 0 <= place < len(place_of):
                 return None if given is None else given[int(place_of[place])]
-            raw = transaction.get(layout.key_u32(self._writing.collection, Kind.METADATA, row))
-            return None if raw is None else layout.unpack(raw)
+            return snapshot.metadata(transaction, row)
 
         # a later transaction than that of the snapshot: rows that ended since may lack theirs
         transaction = self._environment.read_committed()

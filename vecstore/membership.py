@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.errors import DuplicateIdError, ReadOnlyError
-from vecstore.facts import Edit, delete_range
+from vecstore.facts import Edit
 from vecstore.ids import Ids
 from vecstore.layout import Kind
-from vecstore.snapshot import ABSENT, scan
+from vecstore.snapshot import ABSENT
 from vecstore.tenant_view import rows_under
 
 U32 = NDArray[np.uint32]
@@ -89,11 +89,11 @@ def delete_rows(edit: Edit, tenant: int, ids: Ids) -> int:
             if owner != tenant:
                 raise _read_only(edit, tenant, ids.one(place))
             found[key] = row
-    _delete_keys(edit, tenant, found, start)
+    delete_keys(edit, tenant, found, start)
     return len(found)
 
 
-def _delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
+def delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
     """Delete id keys and their rows; ids begin at `start` of a key."""
     for key, row in found.items():
         edit.transaction.delete(key)
@@ -169,7 +169,6 @@ def grant_new(edit: Edit, grantee: int, ids: Ids, rows: U32, owners: U32, *, pen
     """
     record = edit.tenant(grantee)
     granted = 0
-    cursor = edit.transaction.cursor()
     for places, keys in ids.keys(layout.id_prefix(edit.collection, grantee)):
         pairs = []
         for place, key in zip(places.tolist(), keys, strict=True):
@@ -187,7 +186,7 @@ def grant_new(edit: Edit, grantee: int, ids: Ids, rows: U32, owners: U32, *, pen
             elif not pending:
                 _drop_pending(edit, grantee, row)
             pairs.append((key, layout.pack_granted(row, owner)))
-        cursor.putmulti(pairs)
+        edit.transaction.put_many(pairs)
     record.granted += granted
     record.ever_granted = True
 
@@ -271,16 +270,16 @@ def drop_tenant(edit: Edit, tenant: int) -> None:
     name = edit.tenant(tenant).name
     prefix = layout.id_prefix(collection, tenant)
     own: dict[bytes, int] = {}
-    for key, value in scan(transaction, prefix):
+    for key, value in transaction.scan(prefix):
         row, owner = layout.unpack_id(value, tenant)
         if owner == tenant:
             own[key] = row
         else:
             _drop_grantee(edit, row, tenant)
-    _delete_keys(edit, tenant, own, len(prefix))
+    delete_keys(edit, tenant, own, len(prefix))
     edit.state.pending -= edit.tenant(tenant).pending
     for kind in (Kind.ID, Kind.PENDING, Kind.REVOKED, Kind.TENANT):
-        delete_range(transaction, layout.key_u32(collection, kind, tenant))
+        transaction.delete_range(layout.key_u32(collection, kind, tenant))
     transaction.delete(layout.key(collection, Kind.TENANT_NAME, name.encode()))
     edit.state.tenants -= 1
     edit.forget_tenant(tenant)

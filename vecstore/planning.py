@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
@@ -29,9 +28,9 @@ from vecstore.config import RECALL_DEFAULT, Effort
 from vecstore.errors import QuotaExceededError
 from vecstore.filters import Filter
 from vecstore.inputs import parse_recall
-from vecstore.layout import Kind
 from vecstore.search import effort_array
 from vecstore.tenant_view import TenantView
+from vecstore.transaction import Transaction
 
 U32 = NDArray[np.uint32]
 PLANS_MAX = 64
@@ -63,7 +62,7 @@ class Plan:
 
 
 def make_plan(
-    transaction: lmdb.Transaction,
+    transaction: Transaction,
     view: TenantView,
     where: Filter | None,
     recall: float | None,
@@ -106,7 +105,7 @@ def _plan(view: TenantView, effort: Effort | None) -> Plan:
 
 
 def _plan_filtered(
-    transaction: lmdb.Transaction, view: TenantView, where: Filter, recall: float, k: int
+    transaction: Transaction, view: TenantView, where: Filter, recall: float, k: int
 ) -> Plan:
     """Plan a query over the rows that a filter matches, by how many they are."""
     rows = matching_rows(transaction, view, where)
@@ -131,20 +130,18 @@ def _exact_is_cheaper(view: TenantView, effort: Effort, rows: int) -> bool:
     return rows * rerank / 2 <= postings * posting + RERANKED * rerank
 
 
-def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter) -> U32:
+def matching_rows(transaction: Transaction, view: TenantView, where: Filter) -> U32:
     """Rows of a tenant that a filter matches, ascending; remembered with the view."""
     known = view.matches.get(where.key)
     if known is not None:
         return known
     snapshot = view.snapshot
-    collection = snapshot.identity.record.number
 
     def universe() -> BitMap:
         return bitmap_of(view.row_numbers())
 
     def metadata(row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
+        return snapshot.metadata(transaction, row)
 
     sources = snapshot.extents.attributes
     fresh = ((row, metadata(row)) for row in view.live_fresh().tolist())

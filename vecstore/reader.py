@@ -43,11 +43,12 @@ from vecstore.snapshot import (
     Snapshot,
     find_tenant,
     refuse_dropped,
-    scan,
     take_snapshot,
+    tenant_names,
 )
 from vecstore.stats import collection_stats
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
 
 F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]
@@ -186,11 +187,11 @@ class Reader:
             ids = snapshot.ids_of(rows.ravel()).reshape(shape)
             return Result(ids, distances, owners)
 
-    def _names(self, transaction: lmdb.Transaction) -> Names:
+    def _names(self, transaction: Transaction) -> Names:
         return Names(transaction, self._number, self._known_names)
 
     def _views(
-        self, transaction: lmdb.Transaction, snapshot: Snapshot, scope: Scope
+        self, transaction: Transaction, snapshot: Snapshot, scope: Scope
     ) -> list[TenantView]:
         """Views of the tenants named that exist; of the only one without names."""
         if scope is None:
@@ -199,7 +200,10 @@ class Reader:
         for name in scope:
             number = find_tenant(transaction, self._number, name)
             if number is not None:
-                views.append(open_tenant(snapshot, transaction, number))
+                view = open_tenant(snapshot, transaction, number)
+                if view.record.name != name:
+                    raise transaction.lack(layout.key_u32(self._number, Kind.TENANT, number))
+                views.append(view)
         return views
 
     @_typed
@@ -232,8 +236,8 @@ class Reader:
                 else Hit(
                     value,
                     None,
-                    self._metadata(transaction, row),
-                    self._document(transaction, row),
+                    snapshot.metadata(transaction, row),
+                    snapshot.document(transaction, row),
                     tenant=names[owner],
                 )
                 for value, row, owner in zip(ids.plain(), rows.tolist(), owners, strict=True)
@@ -257,7 +261,7 @@ class Reader:
             out[known] = self._read_vectors(snapshot, rows[known])
             return out
 
-    def _numbers(self, transaction: lmdb.Transaction, scope: Scope) -> list[int]:
+    def _numbers(self, transaction: Transaction, scope: Scope) -> list[int]:
         """Numbers of the tenants named that exist."""
         if scope is None:
             return [TENANT_NONE]
@@ -267,9 +271,8 @@ class Reader:
     @_typed
     def tenants(self) -> list[str]:
         """Names of all tenants, sorted."""
-        with self._reading() as (_, transaction):
-            prefix = layout.key(self._number, Kind.TENANT_NAME)
-            return sorted(key[len(prefix) :].decode() for key, _ in scan(transaction, prefix))
+        with self._reading() as (snapshot, transaction):
+            return sorted(tenant_names(transaction, snapshot))
 
     @_typed
     def stats(self) -> dict[str, Any]:
@@ -295,7 +298,7 @@ class Reader:
     # --- snapshots -------------------------------------------------------------------------
 
     @contextmanager
-    def _reading(self) -> Iterator[tuple[Snapshot, lmdb.Transaction]]:
+    def _reading(self) -> Iterator[tuple[Snapshot, Transaction]]:
         """One call's snapshot and transaction; `nearest` spells it out to save a microsecond."""
         with self._session as environment:
             transaction = environment.read()
@@ -305,7 +308,7 @@ class Reader:
             finally:
                 transaction.abort()
 
-    def _current(self, transaction: lmdb.Transaction) -> tuple[Snapshot, lmdb.Transaction]:
+    def _current(self, transaction: Transaction) -> tuple[Snapshot, Transaction]:
         """Snapshot of a read transaction, or of a newer one when files were just replaced."""
         last = self._last
         calls = self._session.environment.calls
@@ -355,7 +358,7 @@ class Reader:
 
     def _hits(
         self,
-        transaction: lmdb.Transaction,
+        transaction: Transaction,
         snapshot: Snapshot,
         rows: NDArray[np.uint32],
         distances: list[float],
@@ -376,21 +379,13 @@ class Reader:
             Hit(
                 ids[place],
                 distances[place],
-                self._metadata(transaction, row) if metadata else None,
-                self._document(transaction, row) if documents else None,
+                snapshot.metadata(transaction, row) if metadata else None,
+                snapshot.document(transaction, row) if documents else None,
                 None if vectors is None else vectors[place],
                 None if owners is None else owners[place],
             )
             for place, row in enumerate(numbers)
         ]
-
-    def _metadata(self, transaction: lmdb.Transaction, row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(self._number, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
-
-    def _document(self, transaction: lmdb.Transaction, row: int) -> str | None:
-        raw = transaction.get(layout.key_u32(self._number, Kind.DOCUMENT, row))
-        return None if raw is None else str(raw, "utf8")
 
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._searcher.check_rows(snapshot, rows)

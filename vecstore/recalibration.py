@@ -12,7 +12,6 @@ from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress
 from vecstore.config import GROWTH_MAX, RENEWAL_MAX, RUN_ROWS_MAX
 from vecstore.layout import TENANT_NONE, Kind, TenantRecord
-from vecstore.snapshot import scan
 from vecstore.tenant_view import TenantView
 from vecstore.writing import Captured, Writing
 
@@ -62,8 +61,8 @@ class Recalibration:
         if not self._writing.identity.record.tenants:
             return {TENANT_NONE}
         found = set()
-        for key, value in scan(
-            captured.transaction, layout.key(self._writing.collection, Kind.TENANT)
+        for key, value in captured.transaction.scan(
+            layout.key(self._writing.collection, Kind.TENANT)
         ):
             record = layout.unpack(value, type=TenantRecord)
             if record.trained_rows > RUN_ROWS_MAX and outdated(record):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.ids import Ids
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
-from vecstore.snapshot import find_rows, read_tenant, scan
+from vecstore.snapshot import find_rows, read_tenant
 from vecstore.tenant_view import TenantView
+from vecstore.transaction import Transaction
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -29,14 +29,14 @@ class Names:
 
     Parameters
     ----------
-    transaction : lmdb.Transaction
+    transaction : Transaction
     collection : int
     known : dict
         Names so far.  A number is never given to another tenant, so they stay true.
     """
 
     def __init__(
-        self, transaction: lmdb.Transaction, collection: int, known: dict[int, str | None]
+        self, transaction: Transaction, collection: int, known: dict[int, str | None]
     ) -> None:
         self._transaction = transaction
         self._collection = collection
@@ -54,7 +54,7 @@ class Names:
 
 
 def find_ids(
-    transaction: lmdb.Transaction, collection: int, tenants: Sequence[int], ids: Ids
+    transaction: Transaction, collection: int, tenants: Sequence[int], ids: Ids
 ) -> tuple[U32, list[int]]:
     """Rows of ids, NO_ROW for unknown ones, and their owners; the first tenant that has one."""
     rows = np.full(len(ids), NO_ROW, np.uint32)
@@ -64,13 +64,14 @@ def find_ids(
             rows[places] = found
         return rows, owners
     for tenant in tenants:
-        for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
+        prefix = layout.id_prefix(collection, tenant)
+        for places, keys in ids.keys(prefix):
             for place, key in zip(places.tolist(), keys, strict=True):
                 if rows[place] != NO_ROW:
                     continue
-                value = transaction.get(key)
+                value = transaction.get(key, prefix)
                 if value is not None:
-                    rows[place], owners[place] = layout.unpack_id(bytes(value), tenant)
+                    rows[place], owners[place] = layout.unpack_id(value, tenant)
     return rows, owners
 
 
@@ -116,7 +117,7 @@ def merge(
     return rows[order], distances[order], owners
 
 
-def count_distinct(transaction: lmdb.Transaction, views: Sequence[TenantView]) -> int:
+def count_distinct(transaction: Transaction, views: Sequence[TenantView]) -> int:
     """Rows that some tenants can find together, each counted once."""
     own = {view.number: view.record.rows for view in views}
     others: set[int] = set()
@@ -124,7 +125,7 @@ def count_distinct(transaction: lmdb.Transaction, views: Sequence[TenantView]) -
         if view.number not in own or not view.record.granted:
             continue
         collection = view.snapshot.identity.record.number
-        for _, value in scan(transaction, layout.key_u32(collection, Kind.ID, view.number)):
+        for _, value in transaction.scan(layout.key_u32(collection, Kind.ID, view.number)):
             row, owner = layout.unpack_id(value, view.number)
             if owner not in own:
                 others.add(row)

@@ -12,14 +12,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
-from vecstore.errors import CollectionNotFoundError
+from vecstore.errors import CollectionNotFoundError, CorruptionError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.ids import Ids
 from vecstore.kernels import view as v
@@ -33,6 +32,7 @@ from vecstore.layout import (
 )
 from vecstore.lru import LruBytes
 from vecstore.rowlog import RowLog
+from vecstore.transaction import Transaction
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -141,6 +141,25 @@ class Snapshot:
         bits = np.unpackbits(self.live.view(np.uint8), bitorder="little")
         return np.flatnonzero(bits).astype(np.uint32)
 
+    def metadata(self, transaction: Transaction, row: int) -> dict[str, Any] | None:
+        """Metadata of a live row; `transaction` is the one that the snapshot belongs to."""
+        raw = self._of_row(transaction, Kind.METADATA, row, self.state.metadata_rows)
+        return None if raw is None else layout.unpack(raw)
+
+    def document(self, transaction: Transaction, row: int) -> str | None:
+        """Document of a live row; `transaction` is the one that the snapshot belongs to."""
+        raw = self._of_row(transaction, Kind.DOCUMENT, row, self.state.document_rows)
+        return None if raw is None else raw.decode()
+
+    def _of_row(self, transaction: Transaction, kind: Kind, row: int, count: int) -> bytes | None:
+        if not count:
+            return None
+        key = layout.key_u32(self.identity.record.number, kind, row)
+        raw = transaction.get(key, key)
+        if raw is None and count == self.state.live_rows:
+            raise transaction.lack(key)
+        return raw
+
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of raw rows, in extents or in the log's buffer."""
         row_bytes = self.identity.row_bytes
@@ -161,53 +180,42 @@ class Snapshot:
         return address
 
 
-def extent_records(
-    transaction: lmdb.Transaction, collection: int
-) -> dict[int, layout.ExtentRecord]:
+def extent_records(transaction: Transaction, collection: int) -> dict[int, layout.ExtentRecord]:
     """Records of a collection's extents by number."""
     prefix = layout.key(collection, Kind.EXTENT)
     found = {}
-    for key, value in scan(transaction, prefix):
+    for key, value in transaction.scan(prefix):
         number = int(layout.U64.unpack(key[len(prefix) :])[0])
         found[number] = layout.unpack(value, type=layout.ExtentRecord)
     return found
 
 
-def scan(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Walk all keys with a prefix, and their values, copied; nothing may be written meanwhile."""
-    cursor = transaction.cursor()
-    if cursor.set_range(prefix):
-        for key, value in cursor:
-            raw_key = bytes(key)
-            if not raw_key.startswith(prefix):
-                return
-            yield raw_key, bytes(value)
-
-
 def find_rows(
-    transaction: lmdb.Transaction, collection: int, tenant: int, ids: Ids
+    transaction: Transaction, collection: int, tenant: int, ids: Ids
 ) -> Iterator[tuple[I64, NDArray[np.uint32]]]:
     """Look ids up: their places in the call and their rows, NO_ROW for unknown ids.
 
     They come in the order of keys, some at a time: neighbours in LMDB share pages.
     """
-    for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
-        values: list[Any] = [transaction.get(key, ABSENT) for key in keys]
-        yield places, layout.unpack_rows(values)
+    prefix = layout.id_prefix(collection, tenant)
+    for places, keys in ids.keys(prefix):
+        yield places, transaction.rows(keys, prefix, alike=ids.is_int)
 
 
-def read_catalogue(transaction: lmdb.Transaction) -> dict[str, CollectionRecord]:
+def read_catalogue(transaction: Transaction) -> dict[str, CollectionRecord]:
     """Records of all collections by name."""
     prefix = layout.key(0, Kind.CATALOGUE)
+    for edge in (prefix, prefix + b"\xff"):  # no name begins with that byte
+        transaction.confirm_missing(edge, b"")
     return {
         key[len(prefix) :].decode(): layout.unpack(value, type=CollectionRecord)
-        for key, value in scan(transaction, prefix)
+        for key, value in transaction.scan(prefix)
     }
 
 
-def refuse_dropped(transaction: lmdb.Transaction, identity: Identity) -> None:
+def refuse_dropped(transaction: Transaction, identity: Identity) -> None:
     """Raise when the collection was dropped, or another has its name by now."""
-    raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()))
+    raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()), b"")
     record = None if raw is None else layout.unpack(raw, type=CollectionRecord)
     if record is None or record.number != identity.record.number:
         raise CollectionNotFoundError(
@@ -215,26 +223,49 @@ def refuse_dropped(transaction: lmdb.Transaction, identity: Identity) -> None:
         )
 
 
-def read_state(transaction: lmdb.Transaction, collection: int) -> StateRecord:
+def read_state(transaction: Transaction, collection: int) -> StateRecord:
     """Read a collection's state record."""
-    raw = transaction.get(layout.key(collection, Kind.STATE))
-    return StateRecord() if raw is None else layout.unpack(raw, type=StateRecord)
+    key = layout.key(collection, Kind.STATE)
+    raw = transaction.get(key)
+    if raw is None:
+        raise transaction.lack(key)
+    state: StateRecord = layout.unpack(raw, type=StateRecord)
+    return state
 
 
-def find_tenant(transaction: lmdb.Transaction, collection: int, name: str) -> int | None:
+def find_tenant(transaction: Transaction, collection: int, name: str) -> int | None:
     """Number of a tenant; None when there is none of this name."""
-    raw = transaction.get(layout.key(collection, Kind.TENANT_NAME, name.encode()))
+    prefix = layout.key(collection, Kind.TENANT_NAME)
+    raw = transaction.get(prefix + name.encode(), prefix)
     return None if raw is None else int(layout.U32.unpack(raw)[0])
 
 
-def read_tenant(transaction: lmdb.Transaction, collection: int, tenant: int) -> TenantRecord:
-    """Read a tenant's record; that of one who has written nothing is all zeros."""
-    raw = transaction.get(layout.key_u32(collection, Kind.TENANT, tenant))
-    return TenantRecord() if raw is None else layout.unpack(raw, type=TenantRecord)
+def tenant_names(transaction: Transaction, snapshot: Snapshot) -> list[str]:
+    """Names of all tenants of a collection, in no order that means anything."""
+    prefix = layout.key(snapshot.identity.record.number, Kind.TENANT_NAME)
+    names = [key[len(prefix) :].decode() for key, _ in transaction.scan(prefix)]
+    if len(names) != snapshot.state.tenants:
+        name = snapshot.identity.name
+        raise CorruptionError(
+            f"Collection {name!r} counts {snapshot.state.tenants} tenants, and its facts name "
+            f"{len(names)}; restore a backup.",
+            collection=name,
+        )
+    return names
+
+
+def read_tenant(transaction: Transaction, collection: int, tenant: int) -> TenantRecord:
+    """Read a tenant's record; that of one who has written nothing, or was dropped, is all zeros."""
+    key = layout.key_u32(collection, Kind.TENANT, tenant)
+    raw = transaction.get(key, key)
+    if raw is None:
+        return TenantRecord()
+    record: TenantRecord = layout.unpack(raw, type=TenantRecord)
+    return record
 
 
 def _live_bitmap(
-    transaction: lmdb.Transaction, collection: int, extents: ExtentSet, log: RowLog, words: int
+    transaction: Transaction, collection: int, extents: ExtentSet, log: RowLog, words: int
 ) -> U64:
     live = np.zeros(words, np.uint64)
     for raw in extents.raws:
@@ -242,29 +273,23 @@ def _live_bitmap(
     layout.set_bits(live, log.numbers[: log.count], True)
     page_words = layout.DEAD_PAGE_ROWS // 64
     prefix = layout.key(collection, Kind.DEAD)
-    for key, value in scan(transaction, prefix):
+    for key, value in transaction.scan(prefix):
         start = int(layout.U32.unpack(key[len(prefix) :])[0]) * page_words
         part = live[start : start + page_words]
         part &= ~np.frombuffer(value, np.uint64)[: len(part)]
     return live
 
 
-def _changes(transaction: lmdb.Transaction, collection: int, since: int) -> list[ChangeRecord]:
+def _changes(transaction: Transaction, collection: int, since: int) -> list[ChangeRecord]:
     """Change records after transaction `since`."""
     prefix = layout.key(collection, Kind.CHANGE)
-    found = []
-    cursor = transaction.cursor()
-    if cursor.set_range(layout.key_u64(collection, Kind.CHANGE, since + 1)):
-        for key, value in cursor:
-            if not bytes(key).startswith(prefix):
-                break
-            found.append(layout.unpack(value, type=ChangeRecord))
-    return found
+    start = layout.key_u64(collection, Kind.CHANGE, since + 1)
+    return [layout.unpack(value, type=ChangeRecord) for _, value in transaction.scan(prefix, start)]
 
 
 def take_snapshot(
     identity: Identity,
-    transaction: lmdb.Transaction,
+    transaction: Transaction,
     old: Snapshot | None,
     kinds: Collection[int] = tuple(ExtentKind),
     calls: int = 0,
@@ -309,6 +334,13 @@ def take_snapshot(
             layout.set_bits(live, np.frombuffer(change.dead, np.uint32), False)
     else:
         live = _live_bitmap(transaction, collection, extents, log, words)
+    found = int(np.bitwise_count(live).sum())
+    if found != state.live_rows:
+        raise CorruptionError(
+            f"Collection {identity.name!r} counts {state.live_rows} rows, and its facts lead to "
+            f"{found}; restore a backup.",
+            collection=identity.name,
+        )
     return _assemble(identity, number, calls, state, extents, log, live)
 
 

@@ -28,7 +28,7 @@ from vecstore.errors import (
 )
 from vecstore.extent_set import Identity
 from vecstore.extents import folder_bytes
-from vecstore.facts import Edit, delete_range, put_store, read_store
+from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
 from vecstore.maintenance import Maintenance, check_mode
@@ -198,7 +198,7 @@ class Store:
                 edit.retire_extents(numbered(transaction, record.number, Kind.EXTENT))
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
                 for kind in Kind:
-                    delete_range(transaction, layout.key(record.number, kind))
+                    transaction.delete_range(layout.key(record.number, kind))
             with suppress(DiskFullError):  # the next writer removes them
                 remove_retired(self._environment)
 
@@ -213,22 +213,27 @@ class Store:
                 if idle:
                     self._session.build_lock.release()
 
-    def repair(self, progress: Progress | None = None) -> list[str]:
+    def repair(self, progress: Progress | None = None, *, drop_damaged: bool = False) -> list[str]:
         """Make anew what follows from rows and facts: postings, directories, the metadata index.
 
         Where these are damaged or missing, and all vectors, ids and facts of the collection are
         sound, they are written again in one commit.  A damaged vector cannot be made good: it
-        stays, reads of it raise `CorruptionError`, and its id is told.
+        stays, reads of it raise `CorruptionError`, and its id is told; or it is deleted.
 
         Parameters
         ----------
         progress : callable, optional
             Called as `progress(stage, done, total)`.
+        drop_damaged : bool
+            Delete the rows whose vectors are damaged, those and no others, for everybody who sees
+            them, and make the rest of the collection whole.  Otherwise a collection that has such
+            rows is left as it is.
 
         Returns
         -------
         list of str
             What was done and what could not be, in sentences; empty when nothing was wrong.
+            Every row that was deleted is named by its id, and its tenant if there are any.
 
         Raises
         ------
@@ -247,7 +252,7 @@ class Store:
             said = []
             for name in self.collections():
                 writing = self.collection(name)._core.writing
-                said += repair_collection(writing, progress or silent)
+                said += repair_collection(writing, progress or silent, drop_damaged=drop_damaged)
             return said
 
     def backup(self, dest: str | os.PathLike[str], progress: Progress | None = None) -> None:
@@ -338,9 +343,10 @@ class Store:
                     f"that learns from none, such as 'auto' or 'rabitq4'."
                 )
             name_key = layout.key(0, Kind.CATALOGUE, name.encode())
-            existing = transaction.get(name_key)
+            existing = transaction.get(name_key, b"")
             if existing is not None:
-                return layout.unpack(existing, type=CollectionRecord)
+                known: CollectionRecord = layout.unpack(existing, type=CollectionRecord)
+                return known
             store = read_store(transaction)
             record = CollectionRecord(
                 number=store.next_collection,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +19,9 @@ from vecstore.errors import CorruptionError
 from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, Kind, TenantRecord
 from vecstore.lru import LruBytes
-from vecstore.snapshot import Snapshot, read_tenant, scan
+from vecstore.snapshot import Snapshot, read_tenant
 from vecstore.tenant_index import TenantIndex
+from vecstore.transaction import Transaction
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
@@ -147,7 +147,7 @@ class TenantView:
 
 
 def open_tenant(
-    snapshot: Snapshot, transaction: lmdb.Transaction, number: int = TENANT_NONE
+    snapshot: Snapshot, transaction: Transaction, number: int = TENANT_NONE
 ) -> TenantView:
     """View a tenant; `transaction` is the one that the snapshot belongs to."""
     known = snapshot.tenants.get(number)
@@ -156,6 +156,8 @@ def open_tenant(
         return found
     collection = snapshot.identity.record.number
     record = read_tenant(transaction, collection, number)
+    if not snapshot.identity.record.tenants and record.rows != snapshot.state.live_rows:
+        raise transaction.lack(layout.key_u32(collection, Kind.TENANT, number))
     granted = rows_under(transaction, collection, Kind.PENDING, number, record.pending)
     revoked = rows_under(transaction, collection, Kind.REVOKED, number, record.revoked)
     made = make_view(snapshot, number, record, granted, revoked)
@@ -200,11 +202,16 @@ def make_view(
 
 
 def rows_under(
-    transaction: lmdb.Transaction, collection: int, kind: Kind, tenant: int, count: int
+    transaction: Transaction, collection: int, kind: Kind, tenant: int, count: int
 ) -> U32:
     """Rows that stand under a tenant's keys of one kind."""
     if not count:
         return np.zeros(0, np.uint32)
     prefix = layout.key_u32(collection, kind, tenant)
-    keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
+    keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
+    if len(keys) != count:
+        raise CorruptionError(
+            f"The facts list {len(keys)} rows as {kind.name.lower()} for tenant number {tenant}, "
+            f"which counts {count}; restore a backup."
+        )
     return layout.unpack_rows(keys)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +42,7 @@ from vecstore.shares import NewRows
 from vecstore.snapshot import find_tenant
 from vecstore.tenancy import Tenancy
 from vecstore.tenant_view import open_tenant
+from vecstore.transaction import Transaction
 from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
@@ -367,7 +367,7 @@ class Writer:
             for limit, value in quota.items():
                 setattr(record, f"quota_{limit}", value)
 
-    def _number(self, transaction: lmdb.Transaction, tenant: str | None) -> int | None:
+    def _number(self, transaction: Transaction, tenant: str | None) -> int | None:
         if tenant is None:
             return TENANT_NONE
         return find_tenant(transaction, self._writing.collection, tenant)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import lmdb
-
 from vecstore.config import CHUNK_ROWS
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit
@@ -24,6 +22,7 @@ from vecstore.session import BuildLock, WriteLock
 from vecstore.snapshot import Snapshot, read_state
 from vecstore.storage import Environment
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,12 @@ class Captured:
     Attributes
     ----------
     snapshot : Snapshot
-    transaction : lmdb.Transaction
+    transaction : Transaction
         The one that it belongs to.
     """
 
     snapshot: Snapshot
-    transaction: lmdb.Transaction
+    transaction: Transaction
 
     def view(self, tenant: int = TENANT_NONE) -> TenantView:
         """View a tenant."""
@@ -75,7 +74,7 @@ class Writing:
         return self.identity.record.number
 
     @contextmanager
-    def reading(self) -> Iterator[lmdb.Transaction]:
+    def reading(self) -> Iterator[Transaction]:
         """Read what was written last, by calls in an open batch too."""
         transaction = self.environment.read()
         try:
