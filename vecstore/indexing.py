@@ -327,7 +327,8 @@ class Indexer:
             place = row - first
             if 0 <= place < len(place_of):
                 return None if given is None else given[int(place_of[place])]
-            return snapshot.metadata(transaction, row)
+            raw = transaction.get(layout.key_u32(self._writing.collection, Kind.METADATA, row))
+            return None if raw is None else layout.unpack(raw)
 
         # a later transaction than that of the snapshot: rows that ended since may lack theirs
         transaction = self._environment.read_committed()
