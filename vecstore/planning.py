@@ -8,6 +8,7 @@ postings are probed.  Either way as many hits come back as there are matching ro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import lmdb
@@ -52,14 +53,23 @@ class Plan:
         None for exact distances of all of them.
     settings : float64 array
         The effort as kernels take it.
-    bytes : int
-        What one query should read of codes and vectors, by estimate.
     """
 
     view: TenantView
     effort: Effort | None
     settings: NDArray[np.float64]
-    bytes: int
+
+    @cached_property
+    def bytes(self) -> int:
+        """What one query should read of codes and vectors, by estimate."""
+        view, effort = self.view, self.effort
+        row_bytes = view.snapshot.identity.row_bytes
+        if effort is None:
+            return view.rows * row_bytes
+        postings = min(effort.probes, len(view.index.first_run) - 1)
+        codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
+        codes = postings * view.index.mean_entries * codec.row_bytes(dim)
+        return int(codes) + RERANKED * row_bytes
 
 
 def make_plan(
@@ -91,18 +101,13 @@ def make_plan(
         if len(view.plans) >= PLANS_MAX:
             view.plans.clear()
         view.plans[key] = plan
-    _hold_to_quota(view, plan, where, k)
+    if view.limited:
+        _hold_to_quota(view, plan, where, k)
     return plan
 
 
 def _plan(view: TenantView, effort: Effort | None) -> Plan:
-    row_bytes = view.snapshot.identity.row_bytes
-    if effort is None:
-        return Plan(view, None, effort_array(None), view.rows * row_bytes)
-    postings = min(effort.probes, len(view.index.first_run) - 1)
-    codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
-    codes = postings * view.index.mean_entries * codec.row_bytes(dim)
-    return Plan(view, effort, effort_array(effort), int(codes) + RERANKED * row_bytes)
+    return Plan(view.listed if effort is None else view, effort, effort_array(effort))
 
 
 def _plan_filtered(

@@ -77,8 +77,6 @@ class Searcher:
     ) -> I64:
         """Answer a range of queries."""
         scratch = self._scratch(tenant.view)
-        counters = scratch.counters
-        counters[:] = 0
         status = search_many(
             tenant.view,
             scratch.table,
@@ -87,19 +85,19 @@ class Searcher:
             first,
             end,
             tenant.rows,
-            counters,
+            scratch.counters,
             rows,
             distances,
         )
-        totals = counters.copy()
+        counters = scratch.counters.copy()
         self._idle.append(scratch)
-        if totals[v.DAMAGED]:
-            raise tenant.damage(int(totals[v.DAMAGED]) - 1)
-        if status >= 0:
-            raise describe_bad_query(status)
-        if totals[v.UNLISTED]:
+        if status != v.ANSWERED:
+            if counters[v.DAMAGED]:
+                raise tenant.damage(int(counters[v.DAMAGED]) - 1)
+            if status >= 0:
+                raise describe_bad_query(status)
             return self._run(tenant.listed, effort, queries, first, end, rows, distances)
-        return totals
+        return counters
 
     def check_rows(self, snapshot: Snapshot, rows: U32) -> None:
         """Check raw rows on their first use, before they are read by address."""

@@ -32,6 +32,7 @@ from vecstore.layout import (
     TenantRecord,
 )
 from vecstore.lru import LruBytes
+from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
 
 I64 = NDArray[np.int64]
@@ -92,13 +93,22 @@ class Snapshot:
         return self.extents.raw_rows(row).owner(row)
 
     def id_list(self, rows: list[int]) -> list[int | str]:
-        """Ids of live rows."""
-        lowest, highest = min(rows), max(rows)
-        if highest < self.state.log_first:
-            ids = self.extents.raw_rows(lowest)
-            if highest < ids.end_row:
-                return ids.several(rows)
-        return [self.id_of(row) for row in rows]
+        """Ids of live rows, at least one."""
+        raw = self._extent_of_all(rows)
+        return [self.id_of(row) for row in rows] if raw is None else raw.several(rows)
+
+    def owner_list(self, rows: list[int]) -> list[int]:
+        """Tenants of live rows, at least one."""
+        raw = self._extent_of_all(rows)
+        return [self.owner_of(row) for row in rows] if raw is None else raw.several_owners(rows)
+
+    def _extent_of_all(self, rows: list[int]) -> RawRows | None:
+        """The one extent in which all of some rows stand, if there is one."""
+        highest = max(rows)
+        if highest >= self.state.log_first:
+            return None
+        raw = self.extents.raw_rows(min(rows))
+        return raw if highest < raw.end_row else None
 
     def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64 with -1 for NO_ROW, or object with None."""

@@ -71,6 +71,11 @@ class TenantView:
         repr=False, default_factory=lambda: LruBytes(MATCHES_BYTES)
     )
 
+    @cached_property
+    def limited(self) -> bool:
+        """Whether a quota says what may be asked."""
+        return self.record.limits_queries
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the view takes, the snapshot's not counted."""

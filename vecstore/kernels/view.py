@@ -103,6 +103,10 @@ COUNT_REFINED: Final = 4
 UNLISTED: Final = 5  # queries that need an exact scan over a list that is not there
 COUNTERS: Final = 6
 
+# --- status of a search, where it is not the number of a query that cannot be asked ------------
+ANSWERED: Final = -1
+COUNTED: Final = -2  # DAMAGED or UNLISTED say what kept it from being answered
+
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF
 
