@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import lmdb
 import numpy as np
@@ -30,7 +29,7 @@ from vecstore.config import RECALL_DEFAULT, Effort
 from vecstore.errors import QuotaExceededError
 from vecstore.filters import Filter
 from vecstore.inputs import parse_recall
-from vecstore.layout import Kind
+from vecstore.row_facts import read_metadata
 from vecstore.search import effort_array
 from vecstore.tenant_view import TenantView
 
@@ -147,12 +146,9 @@ def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter
     def universe() -> BitMap:
         return bitmap_of(view.row_numbers())
 
-    def metadata(row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
-
     sources = snapshot.extents.attributes
-    fresh = ((row, metadata(row)) for row in view.live_fresh().tolist())
+    new = view.live_fresh().tolist()
+    fresh = zip(new, read_metadata(transaction, collection, new), strict=True)
     found = rows_of(matching(where, view.number, sources, fresh, universe))
     found = layout.keep_set(view.live, found)
     if view.record.ever_granted:  # an index may hold rows that were revoked since

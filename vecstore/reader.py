@@ -37,6 +37,7 @@ from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
 from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Explanation, Hit, Result, Tuning
+from vecstore.row_facts import read_documents, read_metadata
 from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names, owner_table
 from vecstore.search import Searcher
 from vecstore.session import Session
@@ -114,34 +115,9 @@ class Reader:
         where: Filter | None,
         recall: float | None,
         include: Sequence[str],
+        trace: Trace | None = None,
     ) -> list[Hit]:
-        """Answer one query (1, dim)."""
-        return self._nearest(scope, query, k, where, recall, include, None)
-
-    @_typed
-    def explained(
-        self,
-        scope: Scope,
-        query: F32,
-        k: int,
-        where: Filter | None,
-        recall: float | None,
-    ) -> Explanation:
-        """Answer one query (1, dim) and tell how."""
-        trace = Trace()
-        hits = self._nearest(scope, query, k, where, recall, ("metadata",), trace)
-        return trace.explanation(hits)
-
-    def _nearest(
-        self,
-        scope: Scope,
-        query: F32,
-        k: int,
-        where: Filter | None,
-        recall: float | None,
-        include: Sequence[str],
-        trace: Trace | None,
-    ) -> list[Hit]:
+        """Answer one query (1, dim); `trace` notes how."""
         search = self._searcher.one if trace is None else trace.timed(self._searcher.one)
         with self._session as environment:
             transaction = environment.read()
@@ -171,6 +147,15 @@ class Reader:
                 )
             finally:
                 transaction.abort()
+
+    @_typed
+    def explained(
+        self, scope: Scope, query: F32, k: int, where: Filter | None, recall: float | None
+    ) -> Explanation:
+        """Answer one query (1, dim) and tell how."""
+        trace = Trace()
+        hits = self.nearest(scope, query, k, where, recall, ("metadata",), trace)
+        return trace.explanation(hits)
 
     @_typed
     def nearest_many(
@@ -256,8 +241,8 @@ class Reader:
             hits: list[Hit | None] = [None] * len(values)
             for place, metadata, document, owner in zip(
                 known,
-                self._metadata(transaction, numbers),
-                self._documents(transaction, numbers),
+                read_metadata(transaction, self._number, numbers),
+                read_documents(transaction, self._number, numbers),
                 self._names.find(transaction, [owners[place] for place in known]),
                 strict=True,
             ):
@@ -321,7 +306,7 @@ class Reader:
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Snapshot, lmdb.Transaction]]:
-        """One call's snapshot and transaction; `_nearest` spells it out to save a microsecond."""
+        """One call's snapshot and transaction; `nearest` spells it out to save a microsecond."""
         with self._session as environment:
             transaction = environment.read()
             try:
@@ -389,28 +374,13 @@ class Reader:
         state = snapshot.state
         metadata = documents = vectors = _NOTHING
         if state.metadata_rows and "metadata" in include:
-            metadata = self._metadata(transaction, rows)
+            metadata = read_metadata(transaction, self._number, rows)
         if state.document_rows and "document" in include:
-            documents = self._documents(transaction, rows)
+            documents = read_documents(transaction, self._number, rows)
         if "vector" in include:
             vectors = self._read_vectors(snapshot, np.array(rows, np.uint32))
         ids = snapshot.id_list(rows)
         return list(map(Hit, ids, distances, metadata, documents, vectors, owners or _NOTHING))
-
-    def _metadata(
-        self, transaction: lmdb.Transaction, rows: list[int]
-    ) -> list[dict[str, Any] | None]:
-        values = self._values(transaction, Kind.METADATA, rows)
-        return [None if value is None else layout.unpack(value) for value in values]
-
-    def _documents(self, transaction: lmdb.Transaction, rows: list[int]) -> list[str | None]:
-        values = self._values(transaction, Kind.DOCUMENT, rows)
-        return [None if value is None else str(value, "utf8") for value in values]
-
-    def _values(self, transaction: lmdb.Transaction, kind: Kind, rows: list[int]) -> list[Any]:
-        """What stands under a kind of key for each row."""
-        prefix, pack, get = layout.key(self._number, kind), layout.U32.pack, transaction.get
-        return [get(prefix + pack(row)) for row in rows]
 
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._searcher.check_rows(snapshot, rows)
