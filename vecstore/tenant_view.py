@@ -28,6 +28,8 @@ U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 MATCHES_BYTES = 8 << 20
 """Row numbers that a view keeps as the answers of filters."""
+_NO_ROWS: U32 = np.zeros(0, np.uint32)
+_NO_ADDRESSES: I64 = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,6 @@ class TenantView:
         What the view points to beside the snapshot and the index.
     plans : dict
         Plans of queries made so far, by filter, recall and k (see `vecstore.planning`).
-    matches : LruBytes
-        Rows that filters match, by filter.
     """
 
     snapshot: Snapshot
@@ -67,9 +67,11 @@ class TenantView:
     view: I64 = field(repr=False)
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
     plans: dict[Any, Any] = field(repr=False, default_factory=dict)
-    matches: LruBytes[bytes, U32] = field(
-        repr=False, default_factory=lambda: LruBytes(MATCHES_BYTES)
-    )
+
+    @cached_property
+    def matches(self) -> LruBytes[bytes, U32]:
+        """Rows that filters match, by filter."""
+        return LruBytes(MATCHES_BYTES)
 
     @cached_property
     def limited(self) -> bool:
@@ -175,33 +177,49 @@ def make_view(
     index = snapshot.extents.index(number, record.directory)
     view = snapshot.view.copy()
     index.fill(view)
+    arrays: list[NDArray[Any]] = []
     log = snapshot.log
     if number == TENANT_NONE:
         fresh = log.numbers[: snapshot.log_count]
-        addresses: I64 = np.zeros(0, np.int64)
         view[v.FRESH_VECTORS] = snapshot.log_vectors.ctypes.data
         view[v.LISTED] = v.ALL_ROWS
     else:
-        places = log.places(number, snapshot.log_count)
-        fresh = log.numbers[places]
-        row_bytes = snapshot.identity.row_bytes
-        addresses = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
-        if len(granted):
-            fresh = np.concatenate([fresh, granted])
-            addresses = np.concatenate([addresses, snapshot.addresses(granted)])
-        view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+        fresh, addresses = _own_fresh(snapshot, number, granted)
+        if len(addresses):
+            view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+            arrays.append(addresses)
         view[v.LISTED] = v.NO_LIST if index.run_count() else 0
-    view[v.FRESH_ROWS] = len(fresh)
-    view[v.FRESH_NUMBERS] = fresh.ctypes.data
+    if len(fresh):
+        view[v.FRESH_ROWS] = len(fresh)
+        view[v.FRESH_NUMBERS] = fresh.ctypes.data
     live = snapshot.live
     if len(revoked):
         live = live.copy()
         layout.set_bits(live, revoked, False)
         view[v.LIVE] = live.ctypes.data
+        arrays.append(live)
+    if index.listed:
+        listed = index.list()
+        view[v.LISTED] = len(listed)
+        view[v.LISTED_ROWS] = listed.ctypes.data
+        arrays.append(listed)
     rows = record.rows + record.granted
-    arrays = (fresh, addresses) if live is snapshot.live else (fresh, addresses, live)
-    made = TenantView(snapshot, number, record, index, fresh, live, rows, view, arrays)
-    return made.with_list(index.list()) if index.listed else made
+    return TenantView(snapshot, number, record, index, fresh, live, rows, view, tuple(arrays))
+
+
+def _own_fresh(snapshot: Snapshot, number: int, granted: U32) -> tuple[U32, I64]:
+    """Rows of a tenant that stand in no posting of it yet, and their addresses."""
+    log = snapshot.log
+    if number not in log.tenants:
+        return granted, snapshot.addresses(granted) if len(granted) else _NO_ADDRESSES
+    places = log.places(number, snapshot.log_count)
+    row_bytes = snapshot.identity.row_bytes
+    fresh = log.numbers[places]
+    addresses = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
+    if len(granted):
+        fresh = np.concatenate([fresh, granted])
+        addresses = np.concatenate([addresses, snapshot.addresses(granted)])
+    return fresh, addresses
 
 
 def rows_under(
@@ -209,7 +227,7 @@ def rows_under(
 ) -> U32:
     """Rows that stand under a tenant's keys of one kind."""
     if not count:
-        return np.zeros(0, np.uint32)
+        return _NO_ROWS
     prefix = layout.key_u32(collection, kind, tenant)
     keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
     return layout.unpack_rows(keys)

@@ -164,7 +164,7 @@ class Attributes:
 
     def intact(self, tenant: int) -> bool:
         """Hold the bytes of one of `tenants` against their checksum, used before or not."""
-        place = int(np.searchsorted(self.tenants, np.uint32(tenant)))
+        place = int(self.tenants.searchsorted(np.uint32(tenant)))
         found = xxhash.xxh3_64_intdigest(self._bytes(place).data)
         return bool(found == int(self._table[place]["sum"]))
 
@@ -174,7 +174,7 @@ class Attributes:
         return self._data[start : start + int(entry["bytes"])]
 
     def _tenant(self, tenant: int) -> _Tenant | None:
-        place = int(np.searchsorted(self.tenants, np.uint32(tenant)))
+        place = int(self.tenants.searchsorted(np.uint32(tenant)))
         if place == len(self.tenants) or int(self.tenants[place]) != tenant:
             return None
         if not self._checked[place]:
