@@ -7,22 +7,20 @@ postings are probed.  Either way as many hits come back as there are matching ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
-from pyroaring import BitMap
 
-from vecstore import layout
 from vecstore.attributes import matching
-from vecstore.bitmaps import bitmap_of, rows_of
 from vecstore.calibrate import (
     COST_BYTE_NS,
     COST_POSTING_NS,
     COST_RERANK_NS,
-    choose_effort,
     effort_of,
 )
 from vecstore.config import RECALL_DEFAULT, Effort
@@ -30,6 +28,7 @@ from vecstore.errors import QuotaExceededError
 from vecstore.filters import Filter
 from vecstore.inputs import parse_recall
 from vecstore.row_facts import read_metadata
+from vecstore.rowsets import RowSet
 from vecstore.search import effort_array
 from vecstore.tenant_view import TenantView
 
@@ -113,14 +112,10 @@ def _plan_filtered(
     transaction: lmdb.Transaction, view: TenantView, where: Filter, recall: float, k: int
 ) -> Plan:
     """Plan a query over the rows that a filter matches, by how many they are."""
-    rows = matching_rows(transaction, view, where)
+    rows = matching_set(transaction, view, where)
     if len(rows) == view.rows:
         return _plan(view, effort_of(view, recall, k))
-    effort = effort_of(view, recall, k)
-    if effort is not None and len(view.index.first_run) > 2:
-        record = view.record
-        spread_k = max(k, round(k * view.rows / max(1, len(rows))))
-        effort = choose_effort(record.calibration, recall, spread_k, record.calibration_k)
+    effort = effort_of(view, recall, max(k, round(k * view.rows / max(1, len(rows)))))
     if effort is None or _exact_is_cheaper(view, effort, len(rows)):
         return _plan(view.only(rows), None)
     return _plan(view.narrowed(rows), effort)
@@ -136,24 +131,27 @@ def _exact_is_cheaper(view: TenantView, effort: Effort, rows: int) -> bool:
 
 
 def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter) -> U32:
-    """Rows of a tenant that a filter matches, ascending; remembered with the view."""
+    """Rows of a tenant that a filter matches, ascending."""
+    return matching_set(transaction, view, where).rows
+
+
+def matching_set(transaction: lmdb.Transaction, view: TenantView, where: Filter) -> RowSet:
+    """Rows of a tenant that a filter matches; remembered with the view."""
     known = view.matches.get(where.key)
     if known is not None:
         return known
     snapshot = view.snapshot
-    collection = snapshot.identity.record.number
-
-    def universe() -> BitMap:
-        return bitmap_of(view.row_numbers())
-
-    sources = snapshot.extents.attributes
-    new = view.live_fresh().tolist()
-    fresh = zip(new, read_metadata(transaction, collection, new), strict=True)
-    found = rows_of(matching(where, view.number, sources, fresh, universe))
-    found = layout.keep_set(view.live, found)
+    fresh: Iterable[tuple[int, dict[str, Any] | None]] = ()
+    if len(view.fresh):
+        new = view.live_fresh().tolist()
+        metadata = read_metadata(transaction, snapshot.identity.record.number, new)
+        fresh = zip(new, metadata, strict=True)
+    sources, words = snapshot.extents.attributes, len(view.live)
+    found = matching(where, view.number, sources, fresh, lambda: view.universe, words)
+    found &= view.live_set
     if view.record.ever_granted:  # an index may hold rows that were revoked since
-        found = np.intersect1d(found, view.row_numbers(), assume_unique=True)
-    return view.matches.put(where.key, found, found.nbytes + 256)
+        found &= view.universe
+    return view.matches.put(where.key, found, found.nbytes)
 
 
 def _hold_to_quota(view: TenantView, plan: Plan, where: Filter | None, k: int) -> None:
