@@ -95,9 +95,9 @@ def owner_table(
     if not view.record.granted:
         table[answered] = view.record.name
     elif answered.any():
-        distinct, which = np.unique(rows[answered], return_inverse=True)
-        owners = view.snapshot.owner_list(distinct.tolist())
-        table[answered] = np.array(names.find(transaction, owners), object)[which]
+        owners = view.snapshot.owners_of(rows[answered])
+        distinct, which = np.unique(owners, return_inverse=True)
+        table[answered] = np.array(names.find(transaction, distinct.tolist()), object)[which]
     return table
 
 

@@ -127,6 +127,18 @@ class Snapshot:
                 ids[inside] = raw.many(rows[inside])
         return ids
 
+    def owners_of(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Tenants of live rows."""
+        owners: NDArray[np.uint32] = np.full(len(rows), layout.TENANT_NONE, np.uint32)
+        fresh = rows >= np.uint32(self.state.log_first)
+        for place in np.flatnonzero(fresh):
+            owners[place] = self.owner_of(int(rows[place]))
+        for raw in self.extents.raws:
+            inside = ~fresh & (rows >= np.uint32(raw.first_row)) & (rows < np.uint32(raw.end_row))
+            if inside.any():
+                owners[inside] = raw.owners(rows[inside])
+        return owners
+
     def places_of(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows in order of insertion, by which ties are broken."""
         places = rows.astype(np.int64)
