@@ -127,7 +127,7 @@ def _exact_is_cheaper(view: TenantView, effort: Effort, rows: int) -> bool:
     rerank = COST_RERANK_NS * (0.5 + dim / 256)
     posting = COST_POSTING_NS + view.index.mean_entries * codec.row_bytes(dim) * COST_BYTE_NS
     postings = min(effort.probes, len(view.index.first_run) - 1)
-    return rows * rerank / 2 <= postings * posting + RERANKED * rerank
+    return rows * rerank / 3 <= postings * posting + RERANKED * rerank  # asked for ahead
 
 
 def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter) -> U32:
