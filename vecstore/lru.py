@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -18,13 +18,10 @@ class LruBytes(Generic[Key, Value]):
     ----------
     budget : int
         Bytes.
-    let_go : callable, optional
-        Called with a value that is dropped.
     """
 
-    def __init__(self, budget: int, let_go: Callable[[Value], None] | None = None) -> None:
+    def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._let_go = let_go
         self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.nbytes = 0
@@ -40,7 +37,6 @@ class LruBytes(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value, nbytes: int) -> Value:
         """Keep a value, unless another thread was faster; return the one that is kept."""
-        dropped = []
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -48,12 +44,8 @@ class LruBytes(Generic[Key, Value]):
             self._kept[key] = (value, nbytes)
             self.nbytes += nbytes
             while self.nbytes > self._budget and len(self._kept) > 1:
-                _, (oldest, size) = self._kept.popitem(last=False)
+                _, (_, size) = self._kept.popitem(last=False)
                 self.nbytes -= size
-                dropped.append(oldest)
-        if self._let_go is not None:
-            for oldest in dropped:
-                self._let_go(oldest)
         return value
 
     def clear(self) -> None:
