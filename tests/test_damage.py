@@ -37,7 +37,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The codec of "docs" has all that a codec may keep: a codebook and a learned rotation.
     """
     path = tmp_path_factory.mktemp("damage") / "store"
-    with pytest.MonkeyPatch.context() as patch, vecstore.open(path) as store:
+    with pytest.MonkeyPatch.context() as patch, vecstore.open(path, maintenance="inline") as store:
         small_limits(patch, pages=4)
         for name, kind, codec in (("docs", str, "opq3"), ("others", int, "auto")):
             docs = store.collection(name, dim=DIM, codec=codec)
@@ -105,7 +105,7 @@ def hold_against_reads(path: Path, damaged: int) -> int:
                     assert error.extent == damaged
                     assert "restore a backup" in str(error)
                     assert "docs" in str(error) or str(damaged) in str(error)
-    with vecstore.open(path) as store:
+    with vecstore.open(path, maintenance="inline") as store:
         store.collection("others").upsert([500], VECTORS[:1])
         store.drop("docs")
         assert store.check() == []
@@ -131,7 +131,7 @@ def test_flipped_byte(path: Path, section: Section) -> None:
 def test_flipped_byte_behind_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What codes of several planes keep behind their blocks is under the run's checksum too."""
     small_limits(monkeypatch)
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM, codec="rabitq4")
         docs.upsert(range(ROWS), VECTORS)
     number = next(
@@ -204,7 +204,7 @@ def test_writes_do_not_spread_damage(
     )
     entry = next(e for e in header(path, number)["table"] if e["section"] == section)
     flip_byte(path / "extents" / f"{number:012d}.ext", int(entry["offset"]) + 5)
-    with vecstore.open(path) as store:
+    with vecstore.open(path, maintenance="inline") as store:
         docs = store.collection("docs")
         before = docs.count()
         error = failure(

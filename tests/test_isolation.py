@@ -128,7 +128,7 @@ def test_others_write_beside_damage(
     path = stores.copy(tmp_path / "store", shape, "small")
     number = numbers_of(path)["b"]
     poison(bytes_of(path, number)["postings"])
-    with vecstore.open(path) as store:
+    with vecstore.open(path, maintenance="inline") as store:
         docs = store.collection("docs")
         tree = docs.tenant("tree")
         before = len(tree)

@@ -48,10 +48,6 @@ LOG_INDEXED_FRACTION: Final = 1 / 64
 LOG_BYTES_MAX: Final = 32 << 20
 """... these bytes of vectors (and at least `CHUNK_ROWS` rows)."""
 
-FRAGMENTS_MAX: Final = 512
-"""Posting extents of one collection before all its tenants are divided anew: far more than merging
-leaves, so that a reader never maps thousands."""
-
 GROWTH_MAX: Final = 2.0
 """A tenant is calibrated anew when its rows exceed this many times those it was calibrated with."""
 

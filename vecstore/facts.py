@@ -44,6 +44,7 @@ class Edit:
     def __init__(self, transaction: lmdb.Transaction, identity: Identity) -> None:
         self.transaction = transaction
         self.name = identity.name
+        self.has_tenants = identity.record.tenants
         self.collection = identity.record.number
         refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
@@ -59,6 +60,17 @@ class Edit:
             known = read_tenant(self.transaction, self.collection, number)
             self._tenants[number] = known
         return known
+
+    def knows(self, tenant: int) -> bool:
+        """Tell whether there is a tenant of this number; it may have been dropped meanwhile."""
+        key = layout.key_u32(self.collection, Kind.TENANT, tenant)
+        return not self.has_tenants or self.transaction.get(key) is not None
+
+    def is_dead(self, row: int) -> bool:
+        """Tell whether a row ended in an earlier transaction."""
+        page, place = divmod(row, layout.DEAD_PAGE_ROWS)
+        raw = self.transaction.get(layout.key_u32(self.collection, Kind.DEAD, page))
+        return raw is not None and bool(raw[place >> 3] >> (place & 7) & 1)
 
     def tenant_number(self, name: str) -> int:
         """Number of a tenant; one that is not there yet is created."""
@@ -89,6 +101,11 @@ class Edit:
         """Look ids up: places, keys and values, some at a time, in the order of keys."""
         for places, keys in ids.keys(layout.id_prefix(self.collection, tenant)):
             yield places, keys, [self.transaction.get(key, ABSENT) for key in keys]
+
+    def skip_to(self, row: int) -> None:
+        """Never give out the row numbers before `row`."""
+        self._dead += range(self.state.next_row, row)
+        self.state.next_row = row
 
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows of their own tenant; those that pointed elsewhere are redirected."""
@@ -169,9 +186,7 @@ class Edit:
 
     def unindex_tenant(self, tenant: int) -> None:
         """Tell that a tenant has no rows in postings any more, and so no directory."""
-        delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
         record = self.tenant(tenant)
-        record.revoked = 0
         record.directory = record.indexed_rows = record.trained_rows = 0
         record.calibration, record.calibration_note = [], ""
 
@@ -191,15 +206,9 @@ class Edit:
             All postings are new, and hold all that the tenant has indexed.
         """
         record = self.tenant(tenant)
-        if record.pending:
-            delete_range(self.transaction, layout.key_u32(self.collection, Kind.PENDING, tenant))
-            self.state.pending -= record.pending
-            record.pending = 0
         if directory:
             record.directory = directory
         if anew:
-            delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
-            record.revoked = 0
             record.indexed_rows = record.trained_rows = rows
             record.calibrated_rows = 0
             record.trained_spread, record.later_spread, record.later_rows = spread, 0.0, 0
@@ -210,10 +219,16 @@ class Edit:
             record.later_rows += rows
             record.later_spread = total / record.later_rows
 
-    def clear_log(self) -> None:
-        """Drop the row log, whose rows an extent holds by now."""
+    def clear_log(self, end: int) -> None:
+        """Drop the rows of the row log below `end`, which an extent holds by now."""
         prefix = layout.key(self.collection, Kind.LOG)
-        delete_range(self.transaction, prefix)
+        cursor = self.transaction.cursor()
+        while cursor.set_range(prefix):
+            key = bytes(cursor.key())
+            if not key.startswith(prefix) or layout.U32.unpack_from(key, len(prefix))[0] >= end:
+                break
+            cursor.delete()
+        self.state.log_first = end
         self._extents_changed = True
 
     def finish(self) -> None:

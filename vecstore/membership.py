@@ -24,6 +24,7 @@ from vecstore.facts import Edit, delete_range
 from vecstore.ids import Ids
 from vecstore.layout import Kind
 from vecstore.snapshot import ABSENT, scan
+from vecstore.tenant_view import rows_under
 
 U32 = NDArray[np.uint32]
 
@@ -225,6 +226,43 @@ def revoke(edit: Edit, owner: int, grantee: int, ids: Ids) -> int:
             count += 1
     record.granted -= count
     return count
+
+
+def settle_grants(
+    edit: Edit, tenant: int, placed: U32, pending: U32, revoked: U32, *, anew: bool
+) -> None:
+    """Tell where granted rows stand, once postings are written that were made from an older state.
+
+    Parameters
+    ----------
+    placed : uint32, ascending
+        Rows that were put into postings of the tenant.
+    pending, revoked : uint32
+        Rows that were so in the older state.
+    anew : bool
+        The tenant has no other postings than those just written.
+    """
+    record = edit.tenant(tenant)
+    pending_now = rows_under(
+        edit.transaction, edit.collection, Kind.PENDING, tenant, record.pending
+    )
+    for row in np.intersect1d(pending_now, placed).tolist():
+        _drop_pending(edit, tenant, row)
+    ended = np.setdiff1d(np.intersect1d(pending, placed), pending_now)
+    revoked_since = [row for row in ended.tolist() if not edit.is_dead(row)]
+    if anew:
+        revoked_now = rows_under(
+            edit.transaction, edit.collection, Kind.REVOKED, tenant, record.revoked
+        )
+        for row in np.setdiff1d(revoked_now, placed).tolist():
+            edit.transaction.delete(layout.key_pair(edit.collection, Kind.REVOKED, tenant, row))
+            record.revoked -= 1
+        for row in np.setdiff1d(revoked, np.union1d(revoked_now, placed)).tolist():
+            if tenant in _grantees(edit, row):  # granted again since
+                _put_pending(edit, tenant, row)
+    for row in revoked_since:
+        edit.transaction.put(layout.key_pair(edit.collection, Kind.REVOKED, tenant, row), b"")
+        record.revoked += 1
 
 
 def drop_tenant(edit: Edit, tenant: int) -> None:

@@ -323,13 +323,16 @@ class Reader:
             return last, transaction
         missing = ""
         with self._refresh:
-            for _ in range(_SNAPSHOT_TRIES):
+            for attempt in range(_SNAPSHOT_TRIES):
                 losses = self._session.environment.losses
                 if losses != self._losses:
                     self._last, self._losses = None, losses
                 last = self._last
                 calls = self._session.environment.calls
-                if last is None or last.transaction <= transaction.id():
+                # The number of an open batch is given again when nothing came of it: a later
+                # transaction may have a lower one.
+                vanished = last is not None and last.calls > 0 and attempt > 0
+                if last is None or last.transaction - vanished <= transaction.id():
                     try:
                         refuse_dropped(transaction, self._identity)
                         known = None if last is None else (last.transaction, last.calls)

@@ -13,8 +13,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,16 +38,15 @@ from vecstore.config import CHUNK_ROWS
 from vecstore.errors import CorruptionError, DiskFullError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent
-from vecstore.facts import Edit, put_store, read_store
 from vecstore.indexing import Indexer
 from vecstore.layout import PAGE, TENANT_NONE, ExtentKind, Kind, Section
-from vecstore.publish import ExtentNumbers, abandon
+from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.rawrows import RawRows
-from vecstore.reclaim import remove_retired
+from vecstore.recalibration import Recalibration
 from vecstore.results import Violation
 from vecstore.snapshot import Snapshot, extent_records, read_state, read_tenant, scan, take_snapshot
 from vecstore.tenant_view import TenantView, make_view, open_tenant
-from vecstore.writing import Writing
+from vecstore.writing import Captured, Writing
 
 U32 = NDArray[np.uint32]
 _NO_ROWS = np.zeros(0, np.uint32)
@@ -56,7 +55,7 @@ SHOWN = 100
 
 
 def repair_collection(writing: Writing, progress: Progress) -> list[str]:
-    """Repair a collection; the write lock must be held.
+    """Repair a collection; the build lock and the write lock must be held.
 
     Returns
     -------
@@ -127,17 +126,26 @@ class _FromRows(Writing):
 
     rows: Snapshot
 
-    def view(self, snapshot: Snapshot, tenant: int = TENANT_NONE) -> TenantView:
-        """View a tenant: by its ids, not by its directory."""
-        if snapshot is not self.rows:
-            return super().view(snapshot, tenant)
+    @contextmanager
+    def captured(self, *, seal: bool = False) -> Iterator[Captured]:
+        """Capture the snapshot of the rows; the write lock keeps it the newest."""
         with self.reading() as transaction:
-            record = read_tenant(transaction, self.collection, tenant)
-            known = _NO_ROWS
-            if tenant != TENANT_NONE:
-                prefix = layout.id_prefix(self.collection, tenant)
-                values = [value[: layout.U32.size] for _, value in scan(transaction, prefix)]
-                known = layout.unpack_rows(values)
+            yield _Unindexed(self.rows, transaction)
+
+
+class _Unindexed(Captured):
+    """A state in which no row stands in a posting."""
+
+    def view(self, tenant: int = TENANT_NONE) -> TenantView:
+        """View a tenant: by its ids, not by its directory."""
+        snapshot, transaction = self.snapshot, self.transaction
+        collection = snapshot.identity.record.number
+        record = read_tenant(transaction, collection, tenant)
+        known = _NO_ROWS
+        if tenant != TENANT_NONE:
+            prefix = layout.id_prefix(collection, tenant)
+            values = [value[: layout.U32.size] for _, value in scan(transaction, prefix)]
+            known = layout.unpack_rows(values)
         places = snapshot.log.places(tenant, snapshot.log_count)
         stored = np.setdiff1d(known, snapshot.log.numbers[places]).astype(np.uint32)
         unindexed = msgspec.structs.replace(record, directory=0)
@@ -158,13 +166,15 @@ def _rebuild(
             writing.identity,
             writing.newest,
             writing.lock,
+            writing.build_lock,
             writing.searcher,
             rows,
         )
     )
-    indexer.run(rows, lost=old, progress=progress)
-    with suppress(DiskFullError):  # the repair is done; uncalibrated tenants are scanned exactly
-        indexer.settle(progress)
+    indexer.run(lost=old, progress=progress)
+    with suppress(DiskFullError):  # the repair is done; the rest is done by maintenance
+        Recalibration(writing).run(progress)
+        clear_retired(writing)
 
 
 def _rewrite_attributes(
@@ -189,21 +199,16 @@ def _rewrite_attributes(
             ]
             entries = ((one, _entries(open_tenant(snapshot, transaction, one))) for one in tenants)
             builder.put_attributes(built, entries, metadata)
-        with environment.write() as transaction:
-            store = read_store(transaction)
-            store.next_extent = numbers.value
-            put_store(transaction, store)
-            edit = Edit(transaction, identity)
+        with publishing(writing, numbers) as edit:
             edit.retire_extents(old)
             edit.add_extents(built.extents)
-            edit.finish()
     except BaseException:
         abandon(environment, identity, [built])
         raise
     finally:
         pool.shutdown()
     with suppress(DiskFullError):  # the next writer removes them
-        remove_retired(environment)
+        clear_retired(writing)
 
 
 def _entries(view: TenantView) -> U32:

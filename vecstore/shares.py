@@ -16,6 +16,7 @@ from vecstore.tenant_view import TenantView
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
+_NO_ROWS = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Share:
         Places of its new rows.
     train : bool
         Its postings are made anew, from all that it has.
+    pending, revoked : uint32
+        Rows granted to it that stand in no posting yet, and rows that do and are granted no more.
     """
 
     tenant: int
@@ -65,6 +68,8 @@ class Share:
     stored: U32
     places: I64
     train: bool
+    pending: U32 = field(default_factory=lambda: _NO_ROWS)
+    revoked: U32 = field(default_factory=lambda: _NO_ROWS)
 
     @property
     def directory(self) -> Directory | None:

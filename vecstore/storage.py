@@ -284,6 +284,13 @@ class Environment:
                 self.refuses_writes = str(error)
                 raise
 
+    def flush(self) -> None:
+        """Commit and sync what a batch has open; the caller holds the store's write lock."""
+        if self._batch is not None:
+            self._refuse_after_failure()
+            with disk_errors(self.path):
+                self._batch.flush()
+
     def sync(self) -> None:
         """Make durable what is visible.
 

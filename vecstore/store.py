@@ -31,6 +31,7 @@ from vecstore.extents import folder_bytes
 from vecstore.facts import Edit, delete_range, put_store, read_store
 from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
+from vecstore.maintenance import Maintenance, check_mode
 from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.repair import repair_collection
@@ -40,7 +41,13 @@ from vecstore.snapshot import read_catalogue, read_state
 from vecstore.storage import Environment
 
 
-def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = "commit") -> Store:
+def open_store(
+    path: str | os.PathLike[str],
+    mode: str = "w",
+    durability: str = "commit",
+    *,
+    maintenance: str = "background",
+) -> Store:
     """Open the store at `path`.
 
     Parameters
@@ -54,6 +61,12 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
         "commit": a write is on disk, synced, when the call returns. "batch": calls of up to 50 ms
         share a commit; this process sees them at once, others with the commit, and a crash loses
         whole calls of that time at most.
+    maintenance : {"background", "inline", "off"}
+        Rows of small calls stand in a log that every query goes through; when it is full they
+        are brought into postings, which are kept in shape, merged and measured. "background": a
+        thread does so beside the calls, each of which waits for it 0.25 seconds at most, when
+        rows come faster than it can work. "inline": the call does it that makes it due. "off":
+        only `Collection.compact` does it; queries get slower meanwhile.
 
     Raises
     ------
@@ -61,11 +74,12 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
     """
     if not isinstance(durability, str) or durability not in ("commit", "batch"):
         raise InvalidArgumentError(f"durability is {durability!r}; use 'commit' or 'batch'.")
+    check_mode(maintenance)
     environment = Environment.open(parse_path(path), mode)
     try:
         if durability == "batch" and mode == "w":
             environment.start_batches()
-        return Store(environment, writable=mode == "w")
+        return Store(environment, writable=mode == "w", maintenance=maintenance)
     except BaseException:
         environment.release(mode == "w")
         raise
@@ -74,9 +88,10 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
 class Store:
     """An open store; use it as a context manager, or call `close`."""
 
-    def __init__(self, environment: Environment, *, writable: bool) -> None:
+    def __init__(self, environment: Environment, *, writable: bool, maintenance: str) -> None:
         self._environment = environment
         self._session = Session(environment, writable)
+        self._maintenance = Maintenance(self._session, maintenance)
         self._collections: dict[str, Collection] = {}
         self._lock = threading.Lock()
         if writable:
@@ -106,8 +121,9 @@ class Store:
 
     def close(self) -> None:
         """Wait for running calls and let go of files and locks; may be repeated."""
-        if not self._session.close():
+        if not self._session.close(self._maintenance.stop):
             return
+        self._maintenance.join()
         for collection in self._collections.values():
             collection._close()
         self._environment.release(self._session.writable)
@@ -164,7 +180,9 @@ class Store:
                 known = self._collections.get(name)
                 if known is None or known._core.identity.record.number != record.number:
                     identity = Identity(name, record, self._environment.extents)
-                    known = self._collections[name] = Collection(self._session, identity)
+                    known = self._collections[name] = Collection(
+                        self._session, identity, self._maintenance
+                    )
                 return known
 
     def drop(self, name: str) -> None:
@@ -187,13 +205,13 @@ class Store:
     def check(self) -> list[Violation]:
         """Verify every invariant and checksum; an empty list means the store is sound."""
         with self._session:
-            idle = self._session.write_lock.acquire(blocking=False)
+            idle = self._session.build_lock.acquire(blocking=False)
             try:
                 quiet = idle and (self._session.writable or not self._environment.has_writer())
                 return check_store(self._environment, quiet)
             finally:
                 if idle:
-                    self._session.write_lock.release()
+                    self._session.build_lock.release()
 
     def repair(self, progress: Progress | None = None) -> list[str]:
         """Make anew what follows from rows and facts: postings, directories, the metadata index.
@@ -219,7 +237,7 @@ class Store:
         ReadOnlyError, DiskFullError
         """
         self._refuse_read_only("repair")
-        with self._session as environment, self._session.write_lock:
+        with self._session as environment, self._session.build_lock, self._session.write_lock:
             wrong = environment.walk_facts()
             if wrong:
                 raise CorruptionError(
