@@ -340,7 +340,7 @@ def effort_of(tenant: TenantView, recall: float, k: int) -> Effort | None:
     directory = tenant.index.directory
     if recall >= 1.0 or directory is None or directory.listed:
         return None
-    if len(directory.postings) == 1:
+    if directory.count == 1:
         return SINGLE_EFFORT
     record = tenant.record
     return choose_effort(record.calibration, recall, k, record.calibration_k)

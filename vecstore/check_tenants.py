@@ -88,7 +88,7 @@ def _check_metadata(transaction: Transaction, view: TenantView) -> Iterator[Viol
     where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
 
     def metadata(row: int) -> dict[str, Any] | None:
-        return view.snapshot.metadata(transaction, row)
+        return view.snapshot.metadata(transaction, [row])[0]
 
     indexed = np.setdiff1d(view.indexed, view.fresh)
     missing = indexed

@@ -127,10 +127,9 @@ class Collection(Verbs):
         self._need_tenants()
         if not names:
             raise TenantRequiredError("tenant() names none; name one, a non-empty str.")
-        parsed = tuple(dict.fromkeys(map(parse_tenant, names)))
         if len(names) == 1:
-            return Tenant(self._core, parsed[0])
-        return TenantUnion(self._core, parsed)
+            return Tenant(self._core, parse_tenant(names[0]))
+        return TenantUnion(self._core, tuple(dict.fromkeys(map(parse_tenant, names))))
 
     def tenants(self) -> list[str]:
         """Names of all tenants, sorted."""

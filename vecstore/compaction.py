@@ -197,7 +197,7 @@ class Compactor:
             snapshot, transaction = captured.snapshot, captured.transaction
 
             def metadata(row: int) -> dict[str, Any] | None:
-                return snapshot.metadata(transaction, row)
+                return snapshot.metadata(transaction, [row])[0]
 
             def tenants() -> Iterator[tuple[int, U32]]:
                 for number in numbers.tolist():

@@ -287,6 +287,13 @@ class RawRows:
         """Tenant of a row."""
         return TENANT_NONE if self._owners is None else self._owners[self.place(row)]
 
+    def several_owners(self, rows: list[int]) -> list[int]:
+        """Tenants of a few rows."""
+        if self._owners is None or self._chunks is not None:
+            return [self.owner(row) for row in rows]
+        owners, first = self._owners, self.first_row
+        return [owners[row - first] for row in rows]
+
     def owners(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Tenants of rows."""
         if not self.extent.has(Section.OWNERS):

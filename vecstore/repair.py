@@ -219,7 +219,7 @@ def _rewrite_attributes(
         with writing.reading() as transaction:
 
             def metadata(row: int) -> dict[str, Any] | None:
-                return snapshot.metadata(transaction, row)
+                return snapshot.metadata(transaction, [row])[0]
 
             tenants = [
                 int(layout.U32.unpack(key[-4:])[0])

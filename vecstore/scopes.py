@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +26,32 @@ _NAMES_MAX = 4_096
 
 
 class Names:
-    """Names of tenants by number, looked up once each; None for the nameless only one.
+    """Names of a collection's tenants by number; None for the nameless only one.
 
-    Parameters
-    ----------
-    transaction : Transaction
-    collection : int
-    known : dict
-        Names so far.  A number is never given to another tenant, so they stay true.
+    They are remembered: a number is never given to another tenant.
     """
 
-    def __init__(
-        self, transaction: Transaction, collection: int, known: dict[int, str | None]
-    ) -> None:
-        self._transaction = transaction
+    def __init__(self, collection: int) -> None:
         self._collection = collection
-        self._known = known
-        known[TENANT_NONE] = None
+        self._known: dict[int, str | None] = {}
 
-    def __getitem__(self, tenant: int) -> str | None:
-        """Name of a tenant."""
-        if tenant not in self._known:
+    def find(self, transaction: Transaction, tenants: list[int]) -> list[str | None]:
+        """Names of tenants, aligned."""
+        try:
+            return [self._known[tenant] for tenant in tenants]
+        except KeyError:
+            return [self._find_one(transaction, tenant) for tenant in tenants]
+
+    def _find_one(self, transaction: Transaction, tenant: int) -> str | None:
+        if tenant == TENANT_NONE:
+            return None
+        name = self._known.get(tenant)
+        if name is None:
             if len(self._known) > _NAMES_MAX:
                 self._known.clear()
-            record = read_tenant(self._transaction, self._collection, tenant)
-            self._known[tenant] = record.name
-        return self._known.get(tenant)
+            name = read_tenant(transaction, self._collection, tenant).name
+            self._known[tenant] = name
+        return name
 
 
 def find_ids(
@@ -75,18 +76,37 @@ def find_ids(
     return rows, owners
 
 
-def owner_names(names: Names, view: TenantView, rows: U32) -> list[str | None] | None:
+def owner_names(
+    transaction: Transaction, names: Names, view: TenantView, rows: list[int]
+) -> list[str | None] | None:
     """Names of the owners of rows that a tenant found; None without tenants."""
     if view.number == TENANT_NONE:
         return None
-    if not view.record.granted:
+    if not view.record.granted or not rows:
         return [view.record.name] * len(rows)
-    owner_of = view.snapshot.owner_of
-    return [names[owner_of(row)] for row in rows.tolist() if row != NO_ROW]
+    return names.find(transaction, view.snapshot.owner_list(rows))
+
+
+def owner_table(
+    transaction: Transaction, names: Names, view: TenantView, rows: U32
+) -> NDArray[Any]:
+    """Names of the owners of rows (n, k) that a tenant found, object (n, k); None for NO_ROW."""
+    table: NDArray[Any] = np.full(rows.shape, None, object)
+    answered = rows != np.uint32(NO_ROW)
+    if not view.record.granted:
+        table[answered] = view.record.name
+    elif answered.any():
+        owners = view.snapshot.owners_of(rows[answered])
+        distinct, which = np.unique(owners, return_inverse=True)
+        table[answered] = np.array(names.find(transaction, distinct.tolist()), object)[which]
+    return table
 
 
 def merge(
-    names: Names, found: Sequence[tuple[TenantView, U32, F32]], k: int
+    transaction: Transaction,
+    names: Names,
+    found: Sequence[tuple[TenantView, U32, F32]],
+    k: int,
 ) -> tuple[U32, F32, list[str | None]]:
     """Merge what several tenants found for one query: the k nearest, each row once.
 
@@ -111,7 +131,9 @@ def merge(
     for i, (view, _, _) in enumerate(found):
         own = np.flatnonzero(which[order] == i)
         for place, name in zip(
-            own.tolist(), owner_names(names, view, rows[order[own]]) or [], strict=False
+            own.tolist(),
+            owner_names(transaction, names, view, rows[order[own]].tolist()) or [],
+            strict=False,
         ):
             owners[place] = name
     return rows[order], distances[order], owners

@@ -127,7 +127,8 @@ class Session:
         self.writable = writable
         self.write_lock = WriteLock()
         self.build_lock = BuildLock()
-        self._state = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._closing = False
         self._own = threading.local()
@@ -136,7 +137,7 @@ class Session:
         """Begin a call."""
         if self.environment.forked:
             self.environment.refuse_fork()
-        with self._state:
+        with self._lock:
             if self._closing and not getattr(self._own, "depth", 0):
                 raise StoreClosedError(f"The store {self.environment.path} is closed.")
             self._calls += 1
@@ -151,10 +152,10 @@ class Session:
     ) -> None:
         """End a call."""
         self._own.depth -= 1
-        with self._state:
+        with self._lock:
             self._calls -= 1
             if self._closing and not self._calls:
-                self._state.notify_all()
+                self._idle.notify_all()
 
     @property
     def closed(self) -> bool:
@@ -176,12 +177,12 @@ class Session:
             raise InvalidArgumentError(
                 "close was called from within a call of the same store (a progress callback?)."
             )
-        with self._state:
+        with self._lock:
             if self._closing:
                 return False
             self._closing = True
         closing()
-        with self._state:
+        with self._lock:
             while self._calls:
-                self._state.wait()
+                self._idle.wait()
             return True

@@ -8,7 +8,7 @@ unchecked, `verify` looks at it before anything is returned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from vecstore.layout import (
     TenantRecord,
 )
 from vecstore.lru import LruBytes
+from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
 from vecstore.transaction import Transaction
 
@@ -97,13 +98,22 @@ class Snapshot:
         return self.extents.raw_rows(row).owner(row)
 
     def id_list(self, rows: list[int]) -> list[int | str]:
-        """Ids of live rows."""
-        lowest, highest = min(rows), max(rows)
-        if highest < self.state.log_first:
-            ids = self.extents.raw_rows(lowest)
-            if highest < ids.end_row:
-                return ids.several(rows)
-        return [self.id_of(row) for row in rows]
+        """Ids of live rows, at least one."""
+        raw = self._extent_of_all(rows)
+        return [self.id_of(row) for row in rows] if raw is None else raw.several(rows)
+
+    def owner_list(self, rows: list[int]) -> list[int]:
+        """Tenants of live rows, at least one."""
+        raw = self._extent_of_all(rows)
+        return [self.owner_of(row) for row in rows] if raw is None else raw.several_owners(rows)
+
+    def _extent_of_all(self, rows: list[int]) -> RawRows | None:
+        """The one extent in which all of some rows stand, if there is one."""
+        highest = max(rows)
+        if highest >= self.state.log_first:
+            return None
+        raw = self.extents.raw_rows(min(rows))
+        return raw if highest < raw.end_row else None
 
     def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64 with -1 for NO_ROW, or object with None."""
@@ -121,6 +131,18 @@ class Snapshot:
             if inside.any():
                 ids[inside] = raw.many(rows[inside])
         return ids
+
+    def owners_of(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Tenants of live rows."""
+        owners: NDArray[np.uint32] = np.full(len(rows), layout.TENANT_NONE, np.uint32)
+        fresh = rows >= np.uint32(self.state.log_first)
+        for place in np.flatnonzero(fresh):
+            owners[place] = self.owner_of(int(rows[place]))
+        for raw in self.extents.raws:
+            inside = ~fresh & (rows >= np.uint32(raw.first_row)) & (rows < np.uint32(raw.end_row))
+            if inside.any():
+                owners[inside] = raw.owners(rows[inside])
+        return owners
 
     def places_of(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows in order of insertion, by which ties are broken."""
@@ -141,24 +163,29 @@ class Snapshot:
         bits = np.unpackbits(self.live.view(np.uint8), bitorder="little")
         return np.flatnonzero(bits).astype(np.uint32)
 
-    def metadata(self, transaction: Transaction, row: int) -> dict[str, Any] | None:
-        """Metadata of a live row; `transaction` is the one that the snapshot belongs to."""
-        raw = self._of_row(transaction, Kind.METADATA, row, self.state.metadata_rows)
-        return None if raw is None else layout.unpack(raw)
+    def metadata(
+        self, transaction: Transaction, rows: Sequence[int]
+    ) -> list[dict[str, Any] | None]:
+        """Metadata of live rows; `transaction` is the one that the snapshot belongs to."""
+        values = self._of_rows(transaction, Kind.METADATA, rows, self.state.metadata_rows)
+        return [None if value is None else layout.unpack(value) for value in values]
 
-    def document(self, transaction: Transaction, row: int) -> str | None:
-        """Document of a live row; `transaction` is the one that the snapshot belongs to."""
-        raw = self._of_row(transaction, Kind.DOCUMENT, row, self.state.document_rows)
-        return None if raw is None else raw.decode()
+    def documents(self, transaction: Transaction, rows: Sequence[int]) -> list[str | None]:
+        """Documents of live rows; `transaction` is the one that the snapshot belongs to."""
+        values = self._of_rows(transaction, Kind.DOCUMENT, rows, self.state.document_rows)
+        return [None if value is None else value.decode() for value in values]
 
-    def _of_row(self, transaction: Transaction, kind: Kind, row: int, count: int) -> bytes | None:
+    def _of_rows(
+        self, transaction: Transaction, kind: Kind, rows: Sequence[int], count: int
+    ) -> list[bytes | None]:
         if not count:
-            return None
-        key = layout.key_u32(self.identity.record.number, kind, row)
-        raw = transaction.get(key, key)
-        if raw is None and count == self.state.live_rows:
-            raise transaction.lack(key)
-        return raw
+            return [None] * len(rows)
+        prefix, pack = layout.key(self.identity.record.number, kind), layout.U32.pack
+        keys = [prefix + pack(row) for row in rows]
+        values = [transaction.get(key, key) for key in keys]
+        if count == self.state.live_rows and None in values:
+            raise transaction.lack(keys[values.index(None)])
+        return values
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of raw rows, in extents or in the log's buffer."""

@@ -29,16 +29,12 @@ def index_bytes(tenant: TenantView) -> tuple[int, int, int]:
     extents, index = snapshot.extents, tenant.index
     tables: tuple[NDArray[Any], ...] = (
         extents.chunk_table,
-        index.first_run,
-        index.run_address,
-        index.run_blocks,
-        index.run_source,
-        index.run_checked,
         snapshot.live,
         *snapshot.arrays,
     )
     ram = sum(table.nbytes for table in tables)
     ram += sum(raw.nbytes for raw in extents.raws)
+    ram += index.table_bytes
     ram += 0 if index.directory is None else index.directory.nbytes
     disk = sum(record.bytes for record in extents.records.values())
     disk += snapshot.log_count * (snapshot.identity.row_bytes + 8)

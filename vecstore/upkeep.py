@@ -161,9 +161,7 @@ def _worn(view: TenantView, live: I64, coming: I64) -> NDArray[np.bool_]:
 
     Entries of ended rows take places of blocks, and so does nothing at all at the end of a run.
     """
-    index = view.index
-    ordinals = np.repeat(np.arange(len(live)), np.diff(index.first_run))
-    blocks = np.bincount(ordinals, index.run_blocks, len(live)) + -(-coming // BLOCK_ROWS)
+    blocks = view.index.block_counts() + -(-coming // BLOCK_ROWS)
     needed = -(-(live + coming) // BLOCK_ROWS)
     worn: NDArray[np.bool_] = blocks - needed > WASTE_SHARE * blocks
     return worn

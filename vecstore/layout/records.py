@@ -87,6 +87,12 @@ class TenantRecord(msgspec.Struct):
     quota_query_bytes: int | None = None
     quota_where: int | None = None
 
+    @property
+    def limits_queries(self) -> bool:
+        """Whether a quota on what may be asked is set."""
+        quotas = (self.quota_k, self.quota_query_bytes, self.quota_where)
+        return any(quota is not None for quota in quotas)
+
 
 class ExtentRecord(msgspec.Struct, frozen=True):
     """One extent that the collection consists of."""
