@@ -20,7 +20,7 @@ from vecstore import attributes, division, layout
 from vecstore.codecs import find_codec
 from vecstore.collection import Collection
 from vecstore.layout import HEADER_DTYPE, PAGE, RUN_DTYPE, TENANT_DTYPE, ExtentKind, Kind, Section
-from vecstore.snapshot import find_tenant
+from vecstore.lookups import find_tenant
 from vecstore.tenant_view import open_tenant
 from vecstore.transaction import Transaction
 

@@ -28,7 +28,7 @@ from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import CorruptionError, InvalidArgumentError, VecstoreError
 from vecstore.extents import extent_path
 from vecstore.layout import ExtentRecord
-from vecstore.snapshot import extent_records, read_catalogue
+from vecstore.lookups import extent_records, read_catalogue
 from vecstore.storage import Environment
 from vecstore.transaction import Transaction
 

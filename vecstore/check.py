@@ -30,17 +30,12 @@ from vecstore.layout import (
     Section,
     TenantRecord,
 )
+from vecstore.lookups import extent_records, read_catalogue, read_state
 from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
-from vecstore.snapshot import (
-    Snapshot,
-    extent_records,
-    read_catalogue,
-    read_state,
-    take_snapshot,
-)
+from vecstore.snapshot import Snapshot, take_snapshot
 from vecstore.storage import Environment
 from vecstore.transaction import Transaction, describe
 

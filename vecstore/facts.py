@@ -29,7 +29,7 @@ from vecstore.layout import (
     StoreRecord,
     TenantRecord,
 )
-from vecstore.snapshot import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.lookups import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
 from vecstore.transaction import Transaction
 
 

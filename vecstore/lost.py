@@ -19,10 +19,10 @@ from vecstore.extent_set import Identity
 from vecstore.extents import Extent
 from vecstore.facts import Edit
 from vecstore.layout import PAGE, TENANT_NONE, Kind, Section
+from vecstore.lookups import read_state, read_tenant
 from vecstore.membership import delete_keys
 from vecstore.rawrows import RawRows
 from vecstore.reclaim import remove_retired
-from vecstore.snapshot import read_state, read_tenant
 from vecstore.transaction import Transaction
 from vecstore.writing import Writing
 

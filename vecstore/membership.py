@@ -23,7 +23,7 @@ from vecstore.errors import DuplicateIdError, ReadOnlyError
 from vecstore.facts import Edit
 from vecstore.ids import Ids
 from vecstore.layout import Kind
-from vecstore.snapshot import ABSENT
+from vecstore.lookups import ABSENT
 from vecstore.tenant_view import rows_under
 
 U32 = NDArray[np.uint32]

@@ -35,18 +35,13 @@ from vecstore.ids import Ids, check_id_kind
 from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
+from vecstore.lookups import find_tenant, refuse_dropped
 from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Explanation, Hit, Result, Tuning
 from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names, owner_table
 from vecstore.search import Searcher
 from vecstore.session import Session
-from vecstore.snapshot import (
-    Snapshot,
-    find_tenant,
-    refuse_dropped,
-    take_snapshot,
-    tenant_names,
-)
+from vecstore.snapshot import Snapshot, take_snapshot, tenant_names
 from vecstore.stats import collection_stats
 from vecstore.tenant_view import TenantView, open_tenant
 from vecstore.transaction import Transaction

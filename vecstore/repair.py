@@ -38,11 +38,12 @@ from vecstore.errors import DiskFullError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
+from vecstore.lookups import extent_records, read_tenant
 from vecstore.lost import drop_lost, find_lost, tell_lost
 from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.recalibration import Recalibration
 from vecstore.results import Violation
-from vecstore.snapshot import Snapshot, extent_records, read_tenant, take_snapshot
+from vecstore.snapshot import Snapshot, take_snapshot
 from vecstore.tenant_view import TenantView, make_view, open_tenant
 from vecstore.transaction import Transaction
 from vecstore.writing import Captured, Writing

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.ids import Ids
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
-from vecstore.snapshot import find_rows, read_tenant
+from vecstore.lookups import find_rows, read_tenant
 from vecstore.tenant_view import TenantView
 from vecstore.transaction import Transaction
 

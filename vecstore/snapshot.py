@@ -8,7 +8,7 @@ unchecked, `verify` looks at it before anything is returned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,18 +18,16 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
-from vecstore.errors import CollectionNotFoundError, CorruptionError
+from vecstore.errors import CorruptionError
 from vecstore.extent_set import ExtentSet, Identity
-from vecstore.ids import Ids
 from vecstore.kernels import view as v
 from vecstore.layout import (
     ChangeRecord,
-    CollectionRecord,
     ExtentKind,
     Kind,
     StateRecord,
-    TenantRecord,
 )
+from vecstore.lookups import extent_records, read_state
 from vecstore.lru import LruBytes
 from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
@@ -37,7 +35,6 @@ from vecstore.transaction import Transaction
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-ABSENT = layout.U32.pack(layout.NO_ROW)
 
 
 def _forget_plans(view: Any) -> None:
@@ -207,66 +204,6 @@ class Snapshot:
         return address
 
 
-def extent_records(transaction: Transaction, collection: int) -> dict[int, layout.ExtentRecord]:
-    """Records of a collection's extents by number."""
-    prefix = layout.key(collection, Kind.EXTENT)
-    found = {}
-    for key, value in transaction.scan(prefix):
-        number = int(layout.U64.unpack(key[len(prefix) :])[0])
-        found[number] = layout.unpack(value, type=layout.ExtentRecord)
-    return found
-
-
-def find_rows(
-    transaction: Transaction, collection: int, tenant: int, ids: Ids
-) -> Iterator[tuple[I64, NDArray[np.uint32]]]:
-    """Look ids up: their places in the call and their rows, NO_ROW for unknown ids.
-
-    They come in the order of keys, some at a time: neighbours in LMDB share pages.
-    """
-    prefix = layout.id_prefix(collection, tenant)
-    for places, keys in ids.keys(prefix):
-        yield places, transaction.rows(keys, prefix, alike=ids.is_int)
-
-
-def read_catalogue(transaction: Transaction) -> dict[str, CollectionRecord]:
-    """Records of all collections by name."""
-    prefix = layout.key(0, Kind.CATALOGUE)
-    for edge in (prefix, prefix + b"\xff"):  # no name begins with that byte
-        transaction.confirm_missing(edge, b"")
-    return {
-        key[len(prefix) :].decode(): layout.unpack(value, type=CollectionRecord)
-        for key, value in transaction.scan(prefix)
-    }
-
-
-def refuse_dropped(transaction: Transaction, identity: Identity) -> None:
-    """Raise when the collection was dropped, or another has its name by now."""
-    raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()), b"")
-    record = None if raw is None else layout.unpack(raw, type=CollectionRecord)
-    if record is None or record.number != identity.record.number:
-        raise CollectionNotFoundError(
-            f"Collection {identity.name!r} was dropped; get it anew from the store."
-        )
-
-
-def read_state(transaction: Transaction, collection: int) -> StateRecord:
-    """Read a collection's state record."""
-    key = layout.key(collection, Kind.STATE)
-    raw = transaction.get(key)
-    if raw is None:
-        raise transaction.lack(key)
-    state: StateRecord = layout.unpack(raw, type=StateRecord)
-    return state
-
-
-def find_tenant(transaction: Transaction, collection: int, name: str) -> int | None:
-    """Number of a tenant; None when there is none of this name."""
-    prefix = layout.key(collection, Kind.TENANT_NAME)
-    raw = transaction.get(prefix + name.encode(), prefix)
-    return None if raw is None else int(layout.U32.unpack(raw)[0])
-
-
 def tenant_names(transaction: Transaction, snapshot: Snapshot) -> list[str]:
     """Names of all tenants of a collection, in no order that means anything."""
     prefix = layout.key(snapshot.identity.record.number, Kind.TENANT_NAME)
@@ -279,16 +216,6 @@ def tenant_names(transaction: Transaction, snapshot: Snapshot) -> list[str]:
             collection=name,
         )
     return names
-
-
-def read_tenant(transaction: Transaction, collection: int, tenant: int) -> TenantRecord:
-    """Read a tenant's record; that of one who has written nothing, or was dropped, is all zeros."""
-    key = layout.key_u32(collection, Kind.TENANT, tenant)
-    raw = transaction.get(key, key)
-    if raw is None:
-        return TenantRecord()
-    record: TenantRecord = layout.unpack(raw, type=TenantRecord)
-    return record
 
 
 def _live_bitmap(

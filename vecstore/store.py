@@ -9,17 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from vecstore import layout
 from vecstore.backup import back_up
+from vecstore.catalogue import check_options, compare
 from vecstore.check import check_store
 from vecstore.clustering import Progress, silent
 from vecstore.codecs import Codec, find_codec
 from vecstore.collection import Collection
-from vecstore.config import DIM_MAX, Metric
+from vecstore.config import Metric
 from vecstore.errors import (
-    CollectionMismatchError,
     CollectionNotFoundError,
     CorruptionError,
     DiskFullError,
@@ -31,13 +29,13 @@ from vecstore.extents import folder_bytes
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
+from vecstore.lookups import read_catalogue, read_state
 from vecstore.maintenance import Maintenance, check_mode
 from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.repair import repair_collection
 from vecstore.results import Violation
 from vecstore.session import Session
-from vecstore.snapshot import read_catalogue, read_state
 from vecstore.storage import Environment
 
 
@@ -168,14 +166,14 @@ class Store:
             It exists and differs from an argument given.
         """
         parse_name(name)
-        _check_options(dim, metric, tenants, codec, raw)
+        check_options(dim, metric, tenants, codec, raw)
         with self._session:
             record = self._catalogue().get(name)
             if record is None:
                 record = self._create(name, dim, metric, tenants, codec, raw)
             if codec is not None and self._codec_in_use(record) == find_codec(codec, record.dim):
                 codec = record.codec
-            _compare(name, record, dim, metric, tenants, codec, raw)
+            compare(name, record, dim, metric, tenants, codec, raw)
             with self._lock:
                 known = self._collections.get(name)
                 if known is None or known._core.identity.record.number != record.number:
@@ -363,45 +361,3 @@ class Store:
             state = StateRecord(codec=find_codec(record.codec, record.dim).name)
             transaction.put(layout.key(record.number, Kind.STATE), layout.pack(state))
             return record
-
-
-def _check_options(
-    dim: Any, metric: str | None, tenants: Any, codec: str | None, raw: str | None
-) -> None:
-    if dim is not None and (
-        isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= DIM_MAX
-    ):
-        raise InvalidArgumentError(f"dim is {dim!r}; use an int from 1 to {DIM_MAX}.")
-    if metric is not None:
-        Metric.parse(metric)
-    if codec is not None:
-        find_codec(codec, DIM_MAX if dim is None else int(dim))
-    if tenants is not None and not isinstance(tenants, bool):
-        raise InvalidArgumentError(f"tenants is {tenants!r}; use True or False.")
-    if raw is not None:
-        find_form(raw)
-
-
-def _compare(
-    name: str,
-    record: CollectionRecord,
-    dim: int | None,
-    metric: str | None,
-    tenants: bool | None,
-    codec: str | None,
-    raw: str | None,
-) -> None:
-    stored = {
-        "dim": record.dim,
-        "metric": Metric(record.metric).label,
-        "tenants": record.tenants,
-        "codec": record.codec,
-        "raw": record.raw,
-    }
-    given = {"dim": dim, "metric": metric, "tenants": tenants, "codec": codec, "raw": raw}
-    for option, value in given.items():
-        if value is not None and value != stored[option]:
-            raise CollectionMismatchError(
-                f"Collection {name!r} has {option} {stored[option]!r}, not {value!r}; "
-                f"leave the argument out, or use another name."
-            )

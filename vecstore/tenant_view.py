@@ -18,9 +18,10 @@ from vecstore import layout
 from vecstore.errors import CorruptionError
 from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, Kind, TenantRecord
+from vecstore.lookups import read_tenant
 from vecstore.lru import LruBytes
 from vecstore.rowsets import NO_ROWS, RowSet
-from vecstore.snapshot import Snapshot, read_tenant
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_index import TenantIndex
 from vecstore.transaction import Transaction
 

@@ -33,13 +33,13 @@ from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE, Kind
+from vecstore.lookups import find_tenant
 from vecstore.maintenance import Maintenance
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.publish import clear_retired
 from vecstore.rowlog import log_value
 from vecstore.scopes import find_ids
 from vecstore.shares import NewRows
-from vecstore.snapshot import find_tenant
 from vecstore.tenancy import Tenancy
 from vecstore.tenant_view import open_tenant
 from vecstore.transaction import Transaction

@@ -17,9 +17,10 @@ from vecstore.config import CHUNK_ROWS
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.layout import TENANT_NONE, align
+from vecstore.lookups import read_state
 from vecstore.search import Searcher
 from vecstore.session import BuildLock, WriteLock
-from vecstore.snapshot import Snapshot, read_state
+from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 from vecstore.tenant_view import TenantView, open_tenant
 from vecstore.transaction import Transaction
