@@ -128,7 +128,9 @@ def test_renewal_keeps_centroids_and_live_entries() -> None:
     stored = Entries(np.array([1, 1, 1]), np.array([21, 23, 29]))
     new = Entries(np.array([0, 1]), np.array([3, 30]))
     none = np.zeros(0, np.int64)
-    shape = Reshaping(leaves, stored, new, lambda places: x[places]).run(none, none, np.array([1]))
+    shape = Reshaping(leaves, stored, new, lambda places: x[places], 2).run(
+        none, none, np.array([1])
+    )
     assert shape.new == 1
     assert shape.leaves.numbers.tolist() == [7, 9, 0]
     assert np.array_equal(shape.leaves.centroids, centroids[[0, 2, 1]])

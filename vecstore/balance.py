@@ -26,11 +26,9 @@ from vecstore.config import (
     COPIES,
     POSTING_ENTRIES_MAX,
     POSTING_ENTRIES_MIN,
-    POSTING_ROWS,
     SOAR_LAMBDA,
 )
 from vecstore.directory import Leaves
-from vecstore.division import copies_for
 from vecstore.kernels.closure import choose_copies
 
 F32 = NDArray[np.float32]
@@ -140,14 +138,19 @@ class Shape:
     tally: Tally
 
 
-def overfull(counts: I64) -> I64:
-    """Ordinals of postings with too many entries."""
-    return np.flatnonzero(counts > POSTING_ENTRIES_MAX)
+def overfull(counts: I64, copies: int) -> I64:
+    """Ordinals of postings with too many entries, where each row has so many."""
+    return np.flatnonzero(counts > entries_max(copies))
 
 
-def thin(counts: I64) -> I64:
+def entries_max(copies: int) -> int:
+    """Entries from which on a posting is divided, where each row has so many."""
+    return POSTING_ENTRIES_MAX * copies // COPIES
+
+
+def thin(counts: I64, copies: int) -> I64:
     """Ordinals of postings with too few entries; one posting always stays."""
-    found = np.flatnonzero(counts < POSTING_ENTRIES_MIN)
+    found = np.flatnonzero(counts < POSTING_ENTRIES_MIN * copies // COPIES)
     return found[1:] if len(found) == len(counts) else found
 
 
@@ -170,17 +173,24 @@ class Reshaping:
         Rows that come, with the homes found for them among the present postings.
     take : callable
         Gives rows by place, float32 (n, dim), as the index sees them.
+    copies : int
+        Places that each row gets.
     """
 
     def __init__(
-        self, leaves: Leaves, stored: Entries, new: Entries, take: Callable[[I64], F32]
+        self,
+        leaves: Leaves,
+        stored: Entries,
+        new: Entries,
+        take: Callable[[I64], F32],
+        copies: int,
     ) -> None:
         self._leaves = leaves
         self._centroids = np.ascontiguousarray(leaves.centroids)
         self._stored = stored
         self._new = new
         self._take = take
-        self._copies = copies_for(len(self._centroids) * POSTING_ROWS)
+        self._copies = copies
 
     def run(self, split: I64, dissolve: I64, renew: I64) -> Shape:
         """Divide, dissolve and renew postings, and give the rows concerned their homes."""
@@ -223,9 +233,10 @@ class Reshaping:
         Rows that are all equal cannot be parted: their posting chains.
         """
         children, parents = [np.zeros((0, self._centroids.shape[1]), np.float32)], []
+        most = entries_max(self._copies)
         for ordinal in split.tolist():
             x = self._take(self._members(ordinal))
-            parts = divide(x, POSTING_ENTRIES_MAX) if len(x) > POSTING_ENTRIES_MAX else [x]
+            parts = divide(x, most) if len(x) > most else [x]
             if len(parts) > 1:
                 children.append(np.stack([x[part].mean(axis=0) for part in parts]))
                 parents += [ordinal] * len(parts)

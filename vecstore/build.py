@@ -353,7 +353,7 @@ class Builder:
         owners: U32 | None,
     ) -> None:
         """Write raw rows, in as many extents as their size asks for."""
-        step = extent_rows(self._identity.row_bytes)
+        step = extent_rows(self._identity.row_bytes, count)
         for start in range(0, count, step):
             end = min(count, start + step)
             number = self._next_extent()

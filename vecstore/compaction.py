@@ -17,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ from vecstore.facts import Edit
 from vecstore.layout import Kind
 from vecstore.postings import PostingRuns
 from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
-from vecstore.rawrows import RawRows
+from vecstore.rawrows import RawRows, extent_rows
 from vecstore.rebuild import Rebuilder
 from vecstore.row_source import Rows
 from vecstore.snapshot import Snapshot
@@ -67,44 +68,61 @@ class Compactor:
 
     def tend(self, progress: Progress) -> bool:
         """Merge what is due, one tier of each kind at most; False when nothing was."""
-        snapshot = self._writing.newest()
-        extents = snapshot.extents
-        worn = _dead(snapshot) > DEAD_SHARE * sum(own.stored for own in extents.raws)
-        postings = extents.postings if worn else _due(extents.postings)
-        attributes = extents.attributes if worn else _due(extents.attributes)
-        raws = self._raw_groups(snapshot, DEAD_SHARE)
-        directories = extents.directories if len(extents.directories) > DIRECTORIES_MAX else {}
-        return self._merge(postings, attributes, raws, directories, progress)
+        return self._run(self._due(progress))
 
     def compact(self, progress: Progress) -> None:
         """Merge everything that can be."""
+        self._run(self._everything(progress))
+
+    def _run(self, steps: list[Callable[[], None]]) -> bool:
+        """Take steps, each of which holds the maps of what it replaces; False without any."""
+        done = bool(steps)
+        while steps:
+            steps.pop(0)()
+            clear_retired(self._writing)
+        return done
+
+    def _due(self, progress: Progress) -> list[Callable[[], None]]:
         snapshot = self._writing.newest()
         extents = snapshot.extents
-        raws = self._raw_groups(snapshot, 0.0)
-        directories = extents.directories if len(extents.directories) > 1 else {}
-        self._merge(extents.postings, extents.attributes, raws, directories, progress)
+        worn = _dead(snapshot) > DEAD_SHARE * sum(own.stored for own in extents.raws)
+        return self._steps(
+            extents.postings if worn else _full_tier(extents.postings),
+            extents.attributes if worn else _full_tier(extents.attributes),
+            self._raw_groups(snapshot, DEAD_SHARE),
+            extents.directories if len(extents.directories) > DIRECTORIES_MAX else {},
+            progress,
+        )
 
-    def _merge(
+    def _everything(self, progress: Progress) -> list[Callable[[], None]]:
+        snapshot = self._writing.newest()
+        extents = snapshot.extents
+        return self._steps(
+            extents.postings,
+            extents.attributes,
+            self._raw_groups(snapshot, 0.0),
+            extents.directories if len(extents.directories) > 1 else {},
+            progress,
+        )
+
+    def _steps(
         self,
         postings: Sequence[PostingRuns],
         attributes: Sequence[Attributes],
         raws: Sequence[Sequence[RawRows]],
         directories: Mapping[int, Directories],
         progress: Progress,
-    ) -> bool:
-        """Merge some extents of each kind; False when there are none."""
+    ) -> list[Callable[[], None]]:
+        """Steps that merge some extents of each kind."""
+        steps: list[Callable[[], None]] = []
         if postings:
-            self._postings(postings, progress)
+            steps.append(partial(self._postings, postings, progress))
         if attributes:
-            self._attributes(attributes, progress)
-        for group in raws:
-            self._raws(group, progress)
+            steps.append(partial(self._attributes, attributes, progress))
+        steps += [partial(self._raws, group, progress) for group in raws]
         if directories:
-            self._directories(directories, progress)
-        done = bool(postings or attributes or raws or directories)
-        if done:
-            clear_retired(self._writing)
-        return done
+            steps.append(partial(self._directories, directories, progress))
+        return steps
 
     # --- postings --------------------------------------------------------------------------
 
@@ -234,6 +252,9 @@ class Compactor:
     def _raw_groups(self, snapshot: Snapshot, dead_share: float) -> list[list[RawRows]]:
         """Neighbouring raw extents to be written as one."""
         everything = dead_share == 0.0
+        row_bytes = self._identity.row_bytes
+        stored = sum(own.stored for own in snapshot.extents.raws)
+        size_max = extent_rows(row_bytes, stored) * row_bytes
         groups: list[list[RawRows]] = []
         for _, run in groupby(
             snapshot.extents.raws, lambda own: -1 if everything else _tier(own.extent)
@@ -243,7 +264,7 @@ class Compactor:
             group: list[RawRows] = []
             for own in members:
                 size += own.extent.record.bytes
-                if group and size > EXTENT_BYTES_MAX:
+                if group and size > size_max:
                     groups.append(group)
                     group, size = [], own.extent.record.bytes
                 group.append(own)
@@ -333,7 +354,7 @@ def _tier(extent: Extent) -> int:
     return tier
 
 
-def _due(parts: Sequence[T]) -> list[T]:
+def _full_tier(parts: Sequence[T]) -> list[T]:
     """Extents of the lowest tier that has enough of them to be merged, and is not full."""
     tiers: dict[int, list[T]] = {}
     for part in parts:

@@ -89,6 +89,10 @@ INDEX_CACHE_BYTES: Final = 32 << 20
 for its views of them."""
 
 EXTENT_BYTES_MAX: Final = 256 << 20
+EXTENT_BYTES_MIN: Final = 8 << 20
+EXTENT_PARTS: Final = 8
+"""Raw rows of a collection, or of a load, stand in about so many extents if these are not larger or
+smaller than that."""
 MAP_BYTES: Final = 1 << 40
 MAP_BYTES_MIN: Final = 1 << 30
 READERS_MAX: Final = 1_024

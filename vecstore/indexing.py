@@ -247,7 +247,8 @@ class Indexer:
             if share.train or share.directory is None:
                 assignments.append(next(trained))
             else:
-                assignments.append(divider.append(share.directory.leaves, part))
+                leaves = share.directory.leaves
+                assignments.append(divider.append(leaves, part, share.copies))
         return assignments
 
     def _balance(

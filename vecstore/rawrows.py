@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX
+from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, EXTENT_PARTS
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels import view as v
 from vecstore.layout import (
@@ -48,9 +48,13 @@ def page_sums(data: memoryview) -> Iterator[int]:
         yield xxhash.xxh3_64_intdigest(data[start : start + PAGE])
 
 
-def extent_rows(row_bytes: int) -> int:
-    """Rows of one full raw extent, a multiple of `CHUNK_ROWS`."""
-    return max(1, EXTENT_BYTES_MAX // (row_bytes * CHUNK_ROWS)) * CHUNK_ROWS
+def extent_rows(row_bytes: int, rows: int) -> int:
+    """Rows of one raw extent among so many, a multiple of `CHUNK_ROWS`.
+
+    It takes its part of them, so that little space is needed to write it anew.
+    """
+    size = min(EXTENT_BYTES_MAX, max(EXTENT_BYTES_MIN, rows * row_bytes // EXTENT_PARTS))
+    return max(1, size // (row_bytes * CHUNK_ROWS)) * CHUNK_ROWS
 
 
 def write_rows(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.directory import Directory
-from vecstore.division import has_shrunk, size_class
+from vecstore.division import copies_for, has_shrunk, size_class
 from vecstore.tenant_view import TenantView
 
 I64 = NDArray[np.int64]
@@ -72,6 +72,11 @@ class Share:
     revoked: U32 = field(default_factory=lambda: _NO_ROWS)
 
     @property
+    def copies(self) -> int:
+        """Places that each row gets in the present postings."""
+        return copies_for(0 if self.view is None else self.view.record.trained_rows)
+
+    @property
     def directory(self) -> Directory | None:
         """The present one."""
         return None if self.view is None else self.view.index.directory
@@ -90,6 +95,8 @@ def share_of(row_bytes: int, view: TenantView, places: I64, replaced: U32) -> Sh
         train = size_class(len(view.indexed) + coming, row_bytes) != shape
     else:
         train = has_shrunk(view.rows + coming)
+        # rows that have one place each would be missed beside those that have two
+        train = train or copies_for(view.rows + coming) > copies_for(view.record.trained_rows)
     return Share(view.number, view, fresh, fresh, places, train)
 
 

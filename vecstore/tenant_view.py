@@ -118,11 +118,13 @@ class TenantView:
             return self.live_set
         return RowSet.of(len(self.live), [self.indexed, self.live_fresh()])
 
-    @cached_property
+    @property
     def listed(self) -> TenantView:
         """The same view with the list of rows that an exact scan goes through."""
-        if self.view[v.LISTED] != v.NO_LIST:
-            return self
+        return self if self.view[v.LISTED] != v.NO_LIST else self._with_list
+
+    @cached_property
+    def _with_list(self) -> TenantView:
         view = self.view.copy()
         return self._part(view, self.rows, self.live, self.fresh, _list(view, self.indexed))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vecstore.balance import Entries, Reshaping, Tally, around, overfull, thin
 from vecstore.config import BLOCK_ROWS
-from vecstore.division import Assignment
+from vecstore.division import Assignment, copies_for
 from vecstore.errors import CorruptionError
 from vecstore.layout import get_bits
 from vecstore.tenant_view import TenantView
@@ -44,6 +44,8 @@ class Change:
         Live entries of these postings and of those around the first two.
     tally : Tally
         What was done to find them.
+    copies : int
+        Places that each row gets.
     """
 
     split: I64
@@ -52,6 +54,7 @@ class Change:
     ordinals: I64
     entry_rows: U32
     tally: Tally
+    copies: int
 
     @property
     def rows(self) -> U32:
@@ -77,7 +80,9 @@ class Change:
         places = np.searchsorted(stored, self.entry_rows).astype(np.int64)
         present = Entries(self.ordinals, places)
         new = Entries.of_homes(one.places, one.homes)
-        shape = Reshaping(one.leaves, present, new, take).run(self.split, self.dissolve, self.renew)
+        shape = Reshaping(one.leaves, present, new, take, self.copies).run(
+            self.split, self.dissolve, self.renew
+        )
         numbers = shape.leaves.numbers.copy()
         first = len(numbers) - shape.new
         numbers[first:] = np.arange(next_posting, next_posting + shape.new)
@@ -129,15 +134,17 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
     held = view.index.entry_counts()
     coming = np.bincount(one.homes[one.homes >= 0], minlength=len(held))
     whole = held + coming
+    copies = copies_for(view.record.trained_rows)
     turn = _turn(view.record.indexed_rows, len(one.places), int(coming.sum()), held)
     grown = np.flatnonzero(coming)
-    grown = np.intersect1d(grown, np.concatenate([overfull(whole), thin(whole)]))
+    grown = np.intersect1d(grown, np.concatenate([overfull(whole, copies), thin(whole, copies)]))
     inspected = np.union1d(grown, turn)
     ordinals, rows = reading.entries(inspected)
     live = np.bincount(ordinals, minlength=len(held))
     counts = whole.copy()
     counts[inspected] = live[inspected] + coming[inspected]
-    split, dissolve = (np.intersect1d(x, inspected) for x in (overfull(counts), thin(counts)))
+    split = np.intersect1d(overfull(counts, copies), inspected)
+    dissolve = np.intersect1d(thin(counts, copies), inspected)
     reshaped = np.concatenate([split, dissolve])
     renew = np.setdiff1d(inspected[_worn(view, live, coming)[inspected]], reshaped)
     if not len(reshaped) and not len(renew):
@@ -153,6 +160,7 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
         np.concatenate([ordinals[wanted], more_ordinals]),
         np.concatenate([rows[wanted], more_rows]),
         Tally(inspected=len(inspected), dropped=dropped),
+        copies,
     )
 
 
