@@ -23,7 +23,7 @@ test: .venv/test.stamp
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope
 
 soak: .venv/test.stamp
 	$(BIN)/python -m pytest -m "" --hypothesis-profile=soak

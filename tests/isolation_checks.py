@@ -20,8 +20,9 @@ from vecstore import attributes, division, layout
 from vecstore.codecs import find_codec
 from vecstore.collection import Collection
 from vecstore.layout import HEADER_DTYPE, PAGE, RUN_DTYPE, TENANT_DTYPE, ExtentKind, Kind, Section
-from vecstore.snapshot import find_tenant
+from vecstore.lookups import find_tenant
 from vecstore.tenant_view import open_tenant
+from vecstore.transaction import Transaction
 
 DIM = 64
 ROW_BYTES = 4 * DIM
@@ -154,21 +155,22 @@ def numbers_of(path: Path) -> dict[str, int]:
     """Numbers of the tenants of the only collection."""
     prefix = layout.key(1, Kind.TENANT_NAME)
     with Facts(path) as transaction:
-        found = {key: value for key, value in transaction.cursor() if key.startswith(prefix)}
+        found = dict(transaction.scan(prefix))
     return {
         key[len(prefix) :].decode(): layout.U32.unpack(value)[0] for key, value in found.items()
     }
 
 
 class Facts:
-    """A transaction on the facts of a store that is closed."""
+    """A transaction on the facts of a store that is closed; as the project sees them."""
 
     def __init__(self, path: Path, write: bool = False) -> None:
+        self._path = path
         self._environment = lmdb.open(str(path / "facts"), lib_version=0)
         self._transaction = self._environment.begin(write=write)
 
-    def __enter__(self) -> Any:
-        return self._transaction
+    def __enter__(self) -> Transaction:
+        return Transaction(self._transaction, self._path)
 
     def __exit__(self, *error: Any) -> None:
         self._transaction.commit()
@@ -180,8 +182,8 @@ def rows_by_owner(path: Path) -> dict[int, set[int]]:
     found: dict[int, set[int]] = {}
     prefix = layout.key(1, Kind.ID)
     with Facts(path) as transaction:
-        for key, value in transaction.cursor():
-            if key.startswith(prefix) and len(value) == 4:
+        for key, value in transaction.scan(prefix):
+            if len(value) == 4:
                 tenant = layout.U32.unpack_from(key, len(prefix))[0]
                 found.setdefault(tenant, set()).add(layout.U32.unpack(value)[0])
     return found
@@ -278,19 +280,28 @@ class Watched:
     def cursor(self) -> WatchedCursor:
         return WatchedCursor(self._inner.cursor(), self._keys)
 
-    def id(self) -> int:
-        return int(self._inner.id())
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
-    def abort(self) -> None:
-        self._inner.abort()
+
+def watched(transaction: Transaction, keys: list[bytes]) -> Transaction:
+    """Let a transaction tell which keys were read."""
+    return Transaction(Watched(transaction.raw, keys), transaction.path)
 
 
 class WatchedCursor:
-    """A cursor that tells where it stood."""
+    """A cursor that tells which entries it read, and where it walked."""
 
     def __init__(self, inner: Any, keys: list[bytes]) -> None:
         self._inner, self._keys = inner, keys
         self._sought, self._behind = b"", 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def value(self) -> bytes:
+        self._keys.append(self._inner.key())
+        return bytes(self._inner.value())
 
     def set_range(self, key: bytes) -> bool:
         self._sought, self._behind = bytes(key), 0

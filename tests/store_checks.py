@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vecstore
+from tests.naive import Model
 from vecstore import balance, clustering, directory, division, write
 from vecstore.collection import Collection
 
@@ -22,9 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def sound_store(path: Path, mode: str = "w") -> Iterator[vecstore.Store]:
-    """Open a store; when the block went well, every invariant must hold, open and reopened."""
-    with vecstore.open(path, mode=mode) as store:
+def sound_store(
+    path: Path, mode: str = "w", maintenance: str = "inline"
+) -> Iterator[vecstore.Store]:
+    """Open a store; when the block went well, every invariant must hold, open and reopened.
+
+    Maintenance is done within calls, unless asked for otherwise: tests look at what it has done.
+    """
+    with vecstore.open(path, mode=mode, maintenance=maintenance) as store:
         yield store
         assert store.check() == []
     with vecstore.open(path, mode="r") as store:
@@ -87,6 +93,21 @@ def contents(docs: Collection, ids: Any) -> dict[Any, tuple[Any, Any, Any]]:
         hit.id: (tuple(vector), hit.metadata, hit.document)
         for hit, vector in zip(hits, vectors, strict=True)
     }
+
+
+def assert_equals(docs: Collection, model: Model) -> None:
+    """Hold a collection against its oracle, row by row and by queries."""
+    assert docs.count() == len(model.rows)
+    found = contents(docs, model.rows)
+    assert found == {
+        key: (tuple(row.vector.tolist()), row.metadata, row.document)
+        for key, row in model.rows.items()
+    }
+    for query in normal(5, model.dim, seed=1):
+        wanted = [key for key, _ in model.query(query, 20)]
+        assert [hit.id for hit in docs.query(query, k=20, recall=1.0)] == wanted
+        every = {hit.id for hit in docs.query(query, k=1_000, recall=0.5)}
+        assert every == model.rows.keys()
 
 
 def python(code: str, *args: Any, **options: Any) -> subprocess.CompletedProcess[str]:

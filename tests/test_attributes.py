@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroaring import BitMap
 
 from tests import naive_filters
 from tests.filter_checks import EDGES, TEXTS, wheres
@@ -29,8 +28,11 @@ from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, extent_path
 from vecstore.filters import Value, ValueKind, parse_where
 from vecstore.layout import HEADER_DTYPE, ExtentKind, ExtentRecord, Section
+from vecstore.rowsets import RowSet
 
 Metadata = dict[str, Any] | None
+WORDS = 2**26
+"""Of a bitmap over all row numbers there can be; nothing here is so dense that one is made."""
 
 
 def numbers(*values: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -87,8 +89,14 @@ class Written:
 def ask(
     source: Attributes, tenant: int, where: Any, everything: list[int] | None = None
 ) -> list[int]:
-    found = matching(parse_where(where), tenant, [source], [], lambda: BitMap(everything or []))
-    return list(found)
+    found = matching(
+        parse_where(where), tenant, [source], [], lambda: row_set(everything or []), WORDS
+    )
+    return found.rows.tolist()
+
+
+def row_set(rows: list[int]) -> RowSet:
+    return RowSet.of(WORDS, [numbers(*rows)])
 
 
 # --- the same answers as the oracle -------------------------------------------------------------
@@ -120,10 +128,10 @@ def test_matching_is_brute_force(tmp_path_factory: pytest.TempPathFactory, data:
             seen = [first + row for row in range(count) if tenant in owner[row]]
             fresh = [(row, stored[row]) for row in seen if home[row - first] == 0]
             found = matching(
-                parse_where(where), tenant, sources, fresh, lambda seen=seen: BitMap(seen)
+                parse_where(where), tenant, sources, fresh, lambda seen=seen: row_set(seen), WORDS
             )
             expected = [row for row in seen if naive_filters.holds(where, stored[row])]
-            assert list(found) == expected, where
+            assert found.rows.tolist() == expected, where
     for tenant in (3, 9):
         for source in sources:
             held = sorted({row for entry in source.entries(tenant) for row in entry.rows.tolist()})
@@ -269,18 +277,21 @@ def test_tenants_without_metadata(tmp_path: Path) -> None:
 
 def test_fresh_rows_are_not_taken_from_the_universe() -> None:
     fresh = [(1, {"a": 1}), (2, {"a": 2}), (3, None)]
-    found = matching(parse_where({"a": {"$ne": 1}}), 1, [], fresh, lambda: BitMap([1, 2, 3, 4]))
-    assert list(found) == [2, 3, 4]
-    found = matching(parse_where({"a": {"$ne": 1}}), 1, [], fresh, lambda: BitMap([4]))
-    assert list(found) == [2, 3, 4]
+    where = parse_where({"a": {"$ne": 1}})
+    for seen in ([1, 2, 3, 4], [4]):
+        found = matching(where, 1, [], fresh, lambda seen=seen: row_set(seen), WORDS)
+        assert found.rows.tolist() == [2, 3, 4]
 
 
-def test_answers_may_be_changed(tmp_path: Path) -> None:
+def test_answers_leave_what_they_came_from_alone(tmp_path: Path) -> None:
     source = Written(tmp_path, 1, {1: [0, 1]}, {0: {"a": 1}}).open()
-    everything = BitMap([0, 1])
+    everything = RowSet.of(1, [numbers(0, 1)])
     for where in ({}, {"a": 1}, {"a": {"$ne": 1}}):
-        matching(parse_where(where), 1, [source], [], lambda: everything).clear()
-    assert everything == BitMap([0, 1])
+        found = matching(parse_where(where), 1, [source], [], lambda: everything, 1)
+        for array in (found.rows, found.bits):
+            with pytest.raises(ValueError, match="read-only"):
+                array[:] = 0
+    assert everything.rows.tolist() == [0, 1]
     assert ask(source, 1, {"a": 1}) == [0]
 
 

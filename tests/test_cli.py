@@ -365,6 +365,11 @@ def test_check_and_repair(tmp_path: Path, words: Path) -> None:
     shown = run("check", store, "--repair", status=1).stdout
     assert f"extent {int(raw.stem)} has lost 21 vectors, of row 0 (id" in shown
     assert "1 violation." in shown
+    assert "--repair" in failed("check", store, "--drop-damaged", status=2)
+    found = run_json("check", store, "--repair", "--drop-damaged")
+    assert found["sound"]
+    assert "21 rows were deleted" in found["repair"][0]
+    assert run_json("stats", store)["collections"]["words"]["rows"] == 5_000 - 21
     with vecstore.open(store):
         assert "writer" in failed("check", store, "--repair", status=1).lower()
 

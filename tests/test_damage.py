@@ -15,9 +15,10 @@ import pytest
 import vecstore
 from tests.naive import top_k
 from tests.store_checks import failure, flip_byte, normal, python, small_limits
-from vecstore import layout
+from vecstore import layout, upkeep
 from vecstore.codecs import find_codec
 from vecstore.layout import HEADER_DTYPE, RUN_DTYPE, ExtentKind, Kind, Section
+from vecstore.transaction import Transaction
 
 # The metadata index is damaged in tests/test_attributes.py, what only tenants have in
 # tests/test_isolation.py, the places of rows in sparse extents in tests/test_repair.py.
@@ -37,8 +38,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The codec of "docs" has all that a codec may keep: a codebook and a learned rotation.
     """
     path = tmp_path_factory.mktemp("damage") / "store"
-    with pytest.MonkeyPatch.context() as patch, vecstore.open(path) as store:
+    with pytest.MonkeyPatch.context() as patch, vecstore.open(path, maintenance="inline") as store:
         small_limits(patch, pages=4)
+        patch.setattr(upkeep, "WASTE_SHARE", 1.0)  # nothing is renewed: all runs are read
         for name, kind, codec in (("docs", str, "opq3"), ("others", int, "auto")):
             docs = store.collection(name, dim=DIM, codec=codec)
             docs.upsert([kind(i) for i in range(80)], VECTORS[:80])
@@ -105,7 +107,7 @@ def hold_against_reads(path: Path, damaged: int) -> int:
                     assert error.extent == damaged
                     assert "restore a backup" in str(error)
                     assert "docs" in str(error) or str(damaged) in str(error)
-    with vecstore.open(path) as store:
+    with vecstore.open(path, maintenance="inline") as store:
         store.collection("others").upsert([500], VECTORS[:1])
         store.drop("docs")
         assert store.check() == []
@@ -131,7 +133,7 @@ def test_flipped_byte(path: Path, section: Section) -> None:
 def test_flipped_byte_behind_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What codes of several planes keep behind their blocks is under the run's checksum too."""
     small_limits(monkeypatch)
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM, codec="rabitq4")
         docs.upsert(range(ROWS), VECTORS)
     number = next(
@@ -204,7 +206,7 @@ def test_writes_do_not_spread_damage(
     )
     entry = next(e for e in header(path, number)["table"] if e["section"] == section)
     flip_byte(path / "extents" / f"{number:012d}.ext", int(entry["offset"]) + 5)
-    with vecstore.open(path) as store:
+    with vecstore.open(path, maintenance="inline") as store:
         docs = store.collection("docs")
         before = docs.count()
         error = failure(
@@ -250,12 +252,9 @@ def test_length_of_a_fresh_row(path: Path, mode: str, change: int) -> None:
         lmdb.open(str(path / "facts"), map_size=1 << 30) as facts,
         facts.begin(write=True) as transaction,
     ):
-        cursor = transaction.cursor()
-        assert cursor.set_range(layout.key(1, Kind.LOG))
-        cursor.next()
-        key, value = bytes(cursor.key()), bytes(cursor.value())
-        assert key.startswith(layout.key(1, Kind.LOG))
-        transaction.put(key, value + bytes(change) if change > 0 else value[:change])
+        entries = Transaction(transaction, path)
+        key, value = list(entries.scan(layout.key(1, Kind.LOG)))[1]
+        entries.put(key, value + bytes(change) if change > 0 else value[:change])
     row = int.from_bytes(key[-4:], "big")
     with vecstore.open(path, mode=mode) as store:
         docs = store.collection("docs")

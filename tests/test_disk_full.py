@@ -96,7 +96,7 @@ def test_full_at_every_moment(tmp_path: Path, name: str, monkeypatch: pytest.Mon
 
     def prepare(path: Path) -> vecstore.Store:
         disk.at(-1)
-        store = vecstore.open(path)
+        store = vecstore.open(path, maintenance="inline")
         store.collection("docs", dim=DIM)
         for earlier in before_calls:
             earlier(store)
@@ -126,7 +126,7 @@ def test_full_at_every_moment(tmp_path: Path, name: str, monkeypatch: pytest.Mon
             where = f"{name}, moment {moment} of {moments}"
             assert state(store) == expected, where
             assert store.check() == [], where
-        with vecstore.open(path) as store:
+        with vecstore.open(path, maintenance="inline") as store:
             assert state(store) == expected, f"{where}, reopened"
             assert store.check() == [], where
             if expected is before:
@@ -143,7 +143,7 @@ def test_failed_call_can_be_repeated_at_once(
     monkeypatch.setattr("vecstore.rawrows.EXTENT_BYTES_MAX", 4 * DIM * 1024)
     disk = FullDisk(monkeypatch)
     n = 1_500
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM)
         for moment in range(1, 12):
             vectors = normal(n, DIM, seed=moment)
@@ -165,9 +165,9 @@ def test_creating_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         path = tmp_path / f"store {moment}"
         disk.at(moment)
         with pytest.raises(vecstore.DiskFullError, match="No room"):
-            vecstore.open(path).close()
+            vecstore.open(path, maintenance="inline").close()
         disk.at(-1)
-        with vecstore.open(path) as store:
+        with vecstore.open(path, maintenance="inline") as store:
             assert store.check() == []
 
 
@@ -181,7 +181,7 @@ from tests.store_checks import contents, normal, small_limits
 
 path, n = Path(sys.argv[1]), int(sys.argv[2])
 small_limits(pytest.MonkeyPatch(), bulk=200, log=10**9)
-store = vecstore.open(path)
+store = vecstore.open(path, maintenance="inline")
 docs = store.collection("docs", dim=64)
 docs.upsert(range(10), normal(10, 64))
 size = (path / "facts" / "data.mdb").stat().st_size
@@ -198,7 +198,7 @@ assert contents(docs, range(5_000)) == before
 assert store.check() == []
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 store.close()
-with vecstore.open(path) as store:
+with vecstore.open(path, maintenance="inline") as store:
     docs = store.collection("docs")
     assert contents(docs, range(5_000)) == before
     docs.upsert([4_999], normal(1, 64))
@@ -218,7 +218,7 @@ def test_limit_of_file_sizes(tmp_path: Path, n: int, room: int) -> None:
 
 def test_state_reads_all(tmp_path: Path) -> None:
     """The comparison above would be worth nothing if it could not tell states apart."""
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM)
         docs.upsert([1], np.ones((1, DIM)), [{"a": 1}], ["x"])
         first = state(store)
@@ -229,14 +229,14 @@ def test_state_reads_all(tmp_path: Path) -> None:
 def test_calibration_that_was_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call succeeds, `stats` tells, and the next write makes up for it."""
     small_limits(monkeypatch)
-    with vecstore.open(tmp_path / "store") as store:
+    with vecstore.open(tmp_path / "store", maintenance="inline") as store:
         docs = store.collection("docs", dim=DIM)
         with monkeypatch.context() as patch:
 
             def full(*_: Any) -> None:
                 raise vecstore.DiskFullError("No room for the calibration.")
 
-            patch.setattr("vecstore.indexing.calibrate", full)
+            patch.setattr("vecstore.recalibration.calibrate", full)
             for start in (0, 20):
                 docs.upsert(range(start, start + 20), normal(20, DIM, seed=start))
             assert docs.stats()["maintenance"] == "No room for the calibration."

@@ -16,7 +16,6 @@ from pyroaring import BitMap
 
 from tests import naive_filters
 from tests.filter_checks import rows, values, wheres
-from vecstore.bitmaps import bitmap_of, rows_of
 from vecstore.config import FILTER_BYTES_MAX, FILTER_DEPTH_MAX, FILTER_TERMS_MAX
 from vecstore.errors import FilterError, InvalidArgumentError, VecstoreError
 from vecstore.filters import (
@@ -468,7 +467,7 @@ def test_select_is_matches(where: Any, some: list[Any]) -> None:
 
     compiled = parse_where(where)
     expected = [i for i, row in enumerate(some) if compiled.matches(row)]
-    assert list(select(compiled, leaf, universe)) == expected
+    assert list(select(compiled, leaf, universe, BitMap())) == expected
     assert len(asked) <= 1
     if asked:
         assert compiled.matches(None) or not some
@@ -495,21 +494,6 @@ def test_all_rows_are_asked_for_only_when_needed(where: Any, needs_all: bool) ->
         return BitMap([1, 2, 3])
 
     given_rows = BitMap([2, 3])
-    select(parse_where(where), lambda _: given_rows, universe)
+    select(parse_where(where), lambda _: given_rows, universe, BitMap())
     assert bool(calls) == needs_all
     assert given_rows == BitMap([2, 3])
-
-
-@pytest.mark.parametrize("low", [0, 65_530, 2**32 - 2**20])
-@pytest.mark.parametrize("span", [20_000, 65_536, 250_000, 800_000])
-@pytest.mark.parametrize("count", [0, 1, 5, 16_384, 40_000])
-def test_bitmaps_of_arrays(low: int, span: int, count: int) -> None:
-    """Dense, sparse and mixed: what pyroaring makes of the same numbers, and it stays sound."""
-    rng = np.random.default_rng(count)
-    numbers = (low + rng.integers(0, span, count)).astype(np.uint32)
-    numbers[: count // 2] = low + (numbers[: count // 2] - low) % 9_000
-    found = bitmap_of(numbers)
-    assert found == BitMap(numbers.tolist())
-    assert rows_of(found).tolist() == sorted(set(numbers.tolist()))
-    assert BitMap.deserialize(found.serialize()) == found
-    assert found & BitMap([low, low + 1]) == BitMap(numbers.tolist()) & BitMap([low, low + 1])

@@ -20,7 +20,6 @@ from tests.isolation_checks import (
     SMALL,
     Facts,
     Stores,
-    Watched,
     answers,
     ask,
     bytes_of,
@@ -30,6 +29,7 @@ from tests.isolation_checks import (
     numbers_of,
     poison,
     rows_by_owner,
+    watched,
 )
 from tests.store_checks import failure, flip_byte, normal, sound_store
 from vecstore import layout
@@ -128,7 +128,7 @@ def test_others_write_beside_damage(
     path = stores.copy(tmp_path / "store", shape, "small")
     number = numbers_of(path)["b"]
     poison(bytes_of(path, number)["postings"])
-    with vecstore.open(path) as store:
+    with vecstore.open(path, maintenance="inline") as store:
         docs = store.collection("docs")
         tree = docs.tenant("tree")
         before = len(tree)
@@ -183,10 +183,10 @@ def test_poisoned_facts(stores: Stores, tmp_path: Path, shape: str) -> None:
     rows = rows_by_owner(path)[number]
     kinds = set()
     with Facts(path, write=True) as transaction:
-        for key, _ in list(transaction.cursor()):
+        for key, _ in list(transaction.raw.cursor()):
             if key_is_of(key, number, rows):
                 kinds.add(Kind(key[4]))
-                transaction.put(key, b"\xc1\xff\xff")
+                transaction.raw.put(key, b"\xc1\xff\xff")
     assert kinds >= {Kind.ID, Kind.TENANT, Kind.METADATA, Kind.DOCUMENT, Kind.REVOKED}
     with vecstore.open(path, mode="r") as store:
         docs = store.collection("docs")
@@ -237,12 +237,12 @@ def test_keys_that_are_read(
     if name == "tree":
         readable.add(numbers["list"])  # whose name is told
         with Facts(path) as transaction:
-            for key, value in transaction.cursor():
-                if key.startswith(layout.id_prefix(1, numbers["tree"])) and len(value) == 8:
+            for _, value in transaction.scan(layout.id_prefix(1, numbers["tree"])):
+                if len(value) == 8:
                     seen.add(layout.unpack_id(value, 0)[0])
     keys: list[bytes] = []
     read = Environment.read
-    monkeypatch.setattr(Environment, "read", lambda self: Watched(read(self), keys))
+    monkeypatch.setattr(Environment, "read", lambda self: watched(read(self), keys))
     with vecstore.open(path, mode="r") as store:
         for _ in range(2):
             list(answers(store.collection("docs").tenant(name)))

@@ -50,7 +50,6 @@ class CollectionMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         small_limits(self.patch, bulk=40, log=25, posting=6, pages=6)
-        self.patch.setattr("vecstore.indexing.FRAGMENTS_MAX", 4)
         self.folder = Path(tempfile.mkdtemp())
         self.store: vecstore.Store | None = None
 

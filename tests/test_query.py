@@ -157,9 +157,26 @@ def test_many_queries_at_once_equal_one_by_one(
     fill(docs, "mixed", normal(300, 4), monkeypatch)
     queries = normal(150, 4, seed=3)
     result = docs.search(queries, k=7, recall=0.8)
-    for i in (0, 31, 32, 149):
+    for i in range(150):
         hits = docs.query(queries[i], k=7, recall=0.8)
         assert [hit.id for hit in hits] == result.ids[i].tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("wrong", [[40, 150], [199, 0], [77]])
+def test_a_batch_names_the_first_query_that_cannot_be_asked(
+    docs: vecstore.Collection, monkeypatch: pytest.MonkeyPatch, threads: int, wrong: list[int]
+) -> None:
+    """Threads take parts of a batch in turns, and any of them may meet it."""
+    fill(docs, "bulk", normal(300, 4), monkeypatch)
+    monkeypatch.setattr(docs._core.searcher, "workers", threads)
+    queries = normal(200, 4, seed=3)
+    queries[wrong, 2] = np.nan
+    for _ in range(20):
+        with pytest.raises(vecstore.InvalidVectorError, match=f"^Query {min(wrong)} "):
+            docs.search(queries, k=3)
+    queries[wrong, 2] = 0
+    assert (docs.search(queries, k=3).ids >= 0).all()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -14,7 +14,7 @@ import pytest
 import vecstore
 from tests.naive import METRICS, Model
 from tests.store_checks import (
-    contents,
+    assert_equals,
     normal,
     small_limits,
     sound_store,
@@ -41,20 +41,6 @@ def history(docs: vecstore.Collection, model: Model, seed: int = 0) -> None:
         model.upsert(ids, vectors, *facts)
         gone = [f"id {i}" for i in rng.choice(300, 3, replace=False)]
         assert docs.delete(gone) == model.delete(gone)
-
-
-def assert_equals(docs: vecstore.Collection, model: Model) -> None:
-    assert docs.count() == len(model.rows)
-    found = contents(docs, model.rows)
-    assert found == {
-        key: (tuple(row.vector.tolist()), row.metadata, row.document)
-        for key, row in model.rows.items()
-    }
-    for query in normal(5, DIM, seed=1):
-        wanted = [key for key, _ in model.query(query, 20)]
-        assert [hit.id for hit in docs.query(query, k=20, recall=1.0)] == wanted
-        every = {hit.id for hit in docs.query(query, k=1_000, recall=0.5)}
-        assert every == model.rows.keys()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +99,6 @@ def test_flush_and_training_anew_keep_every_row(
 ) -> None:
     small_limits(monkeypatch)
     trained = 0
-    monkeypatch.setattr("vecstore.indexing.FRAGMENTS_MAX", 5)
     model = Model(DIM, "l2")
     with sound_store(path) as store:
         docs = store.collection("docs", dim=DIM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.store_checks import flip_byte, normal, python, small_limits, sound_st
 from tests.test_backup import listing
 from vecstore import layout, storage
 from vecstore.layout import HEADER_DTYPE, ExtentKind, Kind, Section
+from vecstore.transaction import Transaction
 
 DIM = 6
 EVERY = range(400)
@@ -211,7 +213,7 @@ def test_extent_that_nobody_names_any_more(path: Path) -> None:
     with vecstore.open(path, "r") as store:
         expected = {key: answers(view) for key, view in views(store).items()}
     heads = [head for _, head in extents(path) if collection_of(head) == "docs"]
-    gone = next(head for head in heads if head["kind"] == ExtentKind.POSTINGS)
+    *_, gone = (head for head in heads if head["kind"] == ExtentKind.POSTINGS)  # all of it is read
     edit_facts(path, lambda t: t.delete(layout.key_u64(1, Kind.EXTENT, int(gone["extent"]))))
     with sound_store(path) as store:
         assert {violation.invariant for violation in store.check()} == {"rows-reachable"}
@@ -219,12 +221,12 @@ def test_extent_that_nobody_names_any_more(path: Path) -> None:
         assert {key: answers(view) for key, view in views(store).items()} == expected
 
 
-def edit_facts(path: Path, edit: Callable[[Any], Any]) -> None:
+def edit_facts(path: Path, edit: Callable[[Transaction], Any]) -> None:
     with (
         lmdb.open(str(path / "facts"), map_size=1 << 30, lib_version=0) as facts,
         facts.begin(write=True) as transaction,
     ):
-        edit(transaction)
+        edit(Transaction(transaction, path))
 
 
 # --- what cannot be made good -------------------------------------------------------------------
@@ -257,11 +259,82 @@ def test_damaged_vectors_are_named_and_kept(path: Path, name: str) -> None:
             elif hit is not None:
                 assert view.vectors(one).shape == (DIM,)
         write(view, lost)
-        (said,) = store.repair()
-        assert "damaged where no row lives" in said
-        view.compact()
+        assert store.repair() == ["Collection 'docs': its vectors were written anew."]
         assert store.check() == []
         assert view.count() == 130
+
+
+def contents(view: Any) -> dict[int, Any]:
+    """Every row of a view by id."""
+    hits = [hit for hit in view.get(EVERY) if hit is not None]
+    vectors = view.vectors([hit.id for hit in hits]).tolist() if hits else []
+    return {
+        hit.id: (hit.tenant, hit.metadata, hit.document, vector)
+        for hit, vector in zip(hits, vectors, strict=True)
+    }
+
+
+def named(said: str) -> set[tuple[str | None, int]]:
+    """Tenants and ids that a sentence names."""
+    found = re.findall(r"\(id (\d+)(?: of tenant '(\w+)')?\)", said)
+    return {(tenant or None, int(number)) for number, tenant in found}
+
+
+@pytest.mark.parametrize("also", ["nothing else", "postings"])
+@pytest.mark.parametrize("name", ["docs", "notes"])
+@pytest.mark.parametrize("how", ["ROWS", "missing", "header", "IDS"])
+def test_damaged_rows_are_dropped(
+    path: Path, name: str, how: str, also: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were named before are deleted, for everybody, and no others."""
+    monkeypatch.setattr("vecstore.lost.SHOWN", 999)
+    with vecstore.open(path, "r") as store:
+        expected = {key: contents(view) for key, view in views(store).items()}
+    own = [(f, ExtentKind(h["kind"])) for f, h in extents(path) if collection_of(h) == name]
+    break_file(next(f for f, kind in own if kind == ExtentKind.RAW), how)
+    if also == "postings":
+        break_file(next(f for f, kind in own if kind == ExtentKind.POSTINGS), "missing")
+    with sound_store(path) as store:
+        refused, before = store.repair(), listing(path)
+        assert "drop_damaged" in refused[0]
+        lost = named(refused[0])
+        assert lost
+        said = store.repair(drop_damaged=True)
+        assert f"{len(lost)} rows were deleted" in said[0]
+        assert named(said[0]) == lost
+        assert store.check() == []
+        assert listing(path) != before
+        assert store.repair(drop_damaged=True) == []
+        for key, view in views(store).items():
+            if not key.startswith(name):
+                assert contents(view) == expected[key]
+                continue
+            left = {
+                number: row for number, row in expected[key].items() if (row[0], number) not in lost
+            }
+            assert contents(view) == left
+            assert view.count() == len(left)
+            found = {hit.id for hit in view.query(np.ones(DIM), k=999, recall=1.0)}
+            assert found == set(left)
+            even = {hit.id for hit in view.query(np.ones(DIM), k=999, where={"even": True})}
+            assert even == {number for number in left if number % 2 == 0}
+        again = (
+            store.collection("docs") if name == "docs" else store.collection("notes").tenant("tree")
+        )
+        write(again, EVERY)  # all ids are free, or their owner's
+        assert again.count() == len(EVERY)
+
+
+def test_all_dropped_rows_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told nowhere else; a refusal names some."""
+    monkeypatch.setattr("vecstore.lost.SHOWN", 3)
+    file = next(f for f, h in extents(path) if (h["table"]["section"] == Section.PLACES).any())
+    break_file(file, "short")
+    with sound_store(path) as store:
+        (refused,) = store.repair()
+        assert len(named(refused)) == 3
+        assert "and 77 more" in refused
+        assert len(named(store.repair(drop_damaged=True)[0])) == 80
 
 
 @pytest.mark.parametrize("how", ["missing", "short", "header", "PLACES", "IDS", "ROW_SUMS"])

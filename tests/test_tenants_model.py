@@ -42,7 +42,6 @@ class TenantsMachine(RuleBasedStateMachine):
         small_limits(self.patch, bulk=40, log=25, posting=6, pages=6)
         # a process for each check of so many would take longer than all else
         self.patch.setattr("vecstore.storage.walk_facts", lambda folder: "")
-        self.patch.setattr("vecstore.indexing.FRAGMENTS_MAX", 5)
         self.patch.setattr("vecstore.calibrate.TENANT_QUERIES", 4)
         self.folder = Path(tempfile.mkdtemp())
         self.store: vecstore.Store | None = None

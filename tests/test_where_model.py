@@ -53,7 +53,6 @@ class WhereMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         small_limits(self.patch, bulk=40, log=25, posting=6, pages=6)
-        self.patch.setattr("vecstore.indexing.FRAGMENTS_MAX", 5)
         self.patch.setattr("vecstore.calibrate.TENANT_QUERIES", 4)
         cheaper = planning._exact_is_cheaper
         self.scan = False

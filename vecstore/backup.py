@@ -28,8 +28,9 @@ from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import CorruptionError, InvalidArgumentError, VecstoreError
 from vecstore.extents import extent_path
 from vecstore.layout import ExtentRecord
-from vecstore.snapshot import extent_records, read_catalogue
+from vecstore.lookups import extent_records, read_catalogue
 from vecstore.storage import Environment
+from vecstore.transaction import Transaction
 
 _PIECE_BYTES = 8 << 20
 
@@ -150,10 +151,11 @@ def _named_extents(facts: Path) -> dict[int, ExtentRecord]:
         lmdb.open(str(facts), readonly=True, lock=False, lib_version=0) as copied,
         copied.begin() as transaction,
     ):
+        wrapped = Transaction(transaction, facts.parent)
         return {
             number: record
-            for collection in read_catalogue(transaction).values()
-            for number, record in extent_records(transaction, collection.number).items()
+            for collection in read_catalogue(wrapped).values()
+            for number, record in extent_records(wrapped, collection.number).items()
         }
 
 

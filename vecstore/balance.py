@@ -8,13 +8,15 @@ that flags many rows for nothing.  Here a row is looked at when a child is neare
 of the posting that it stands in, and moves when the choice of homes then names a child.
 
 Entries are only added: one that became superfluous stays, legal and harmless, until `trim`
-drops it when the extent that holds it is merged.
+drops it when the extent that holds it is merged, or until its posting is *renewed*: one with many
+entries of rows that ended gets a new number, and only the live ones are written under it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +26,14 @@ from vecstore.config import (
     COPIES,
     POSTING_ENTRIES_MAX,
     POSTING_ENTRIES_MIN,
-    POSTING_ROWS,
     SOAR_LAMBDA,
 )
 from vecstore.directory import Leaves
-from vecstore.division import Assignment, copies_for
-from vecstore.errors import CorruptionError
 from vecstore.kernels.closure import choose_copies
-from vecstore.layout import get_bits
-from vecstore.tenant_view import TenantView
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
-U32 = NDArray[np.uint32]
 NEIGHBOURS = 16
 """Postings around a split whose rows are looked at."""
 CANDIDATES = 48
@@ -89,6 +85,39 @@ class Entries:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What keeping postings in shape did; tallies can be added up.
+
+    Attributes
+    ----------
+    splits, dissolved, renewed : int
+        Postings that were divided, given up, and written anew without entries of ended rows.
+    checked, moved : int
+        Rows around divisions that were looked at, and those of them that got a place in a new
+        posting.
+    dropped : int
+        Entries that renewed postings left behind.
+    inspected : int
+        Postings whose entries were read to see how many of them are live.
+    written : int
+        Entries that went to disk, those of the rows that came among them.
+    """
+
+    splits: int = 0
+    dissolved: int = 0
+    renewed: int = 0
+    checked: int = 0
+    moved: int = 0
+    dropped: int = 0
+    inspected: int = 0
+    written: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        """Add up two."""
+        return Tally(*map(add, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True)
 class Shape:
     """How the postings of a tenant changed.
 
@@ -100,28 +129,28 @@ class Shape:
         New ones.
     entries : Entries
         To be written; ordinals are those of `leaves`.
-    splits, merges, checked, moved : int
-        Postings divided and dissolved, rows around them that were looked at, and how many of
-        these got a place in a new posting.
+    tally : Tally
     """
 
     leaves: Leaves
     new: int
     entries: Entries
-    splits: int
-    merges: int
-    checked: int
-    moved: int
+    tally: Tally
 
 
-def overfull(counts: I64) -> I64:
-    """Ordinals of postings with too many entries."""
-    return np.flatnonzero(counts > POSTING_ENTRIES_MAX)
+def overfull(counts: I64, copies: int) -> I64:
+    """Ordinals of postings with too many entries, where each row has so many."""
+    return np.flatnonzero(counts > entries_max(copies))
 
 
-def thin(counts: I64) -> I64:
+def entries_max(copies: int) -> int:
+    """Entries from which on a posting is divided, where each row has so many."""
+    return POSTING_ENTRIES_MAX * copies // COPIES
+
+
+def thin(counts: I64, copies: int) -> I64:
     """Ordinals of postings with too few entries; one posting always stays."""
-    found = np.flatnonzero(counts < POSTING_ENTRIES_MIN)
+    found = np.flatnonzero(counts < POSTING_ENTRIES_MIN * copies // COPIES)
     return found[1:] if len(found) == len(counts) else found
 
 
@@ -144,50 +173,59 @@ class Reshaping:
         Rows that come, with the homes found for them among the present postings.
     take : callable
         Gives rows by place, float32 (n, dim), as the index sees them.
+    copies : int
+        Places that each row gets.
     """
 
     def __init__(
-        self, leaves: Leaves, stored: Entries, new: Entries, take: Callable[[I64], F32]
+        self,
+        leaves: Leaves,
+        stored: Entries,
+        new: Entries,
+        take: Callable[[I64], F32],
+        copies: int,
     ) -> None:
         self._leaves = leaves
         self._centroids = np.ascontiguousarray(leaves.centroids)
         self._stored = stored
         self._new = new
         self._take = take
-        self._copies = copies_for(len(self._centroids) * POSTING_ROWS)
+        self._copies = copies
 
-    def run(self, split: I64, dissolve: I64) -> Shape:
-        """Divide and dissolve postings, and give the rows concerned their homes."""
+    def run(self, split: I64, dissolve: I64, renew: I64) -> Shape:
+        """Divide, dissolve and renew postings, and give the rows concerned their homes."""
         children, parents = self._children(split)
         keep = np.ones(len(self._centroids), np.bool_)
         keep[parents] = False
         keep[dissolve] = False
+        gone = np.flatnonzero(~keep)
+        keep[renew] = False
         kept = int(keep.sum())
+        after = np.concatenate([self._centroids[keep], children, self._centroids[renew]])
         renumber = np.where(keep, np.cumsum(keep) - 1, -1)
-        after = np.concatenate([self._centroids[keep], children])
+        renumber[renew] = kept + len(children) + np.arange(len(renew))
         numbers = np.zeros(len(after), np.uint32)
         numbers[:kept] = self._leaves.numbers[keep]
-        gone = np.flatnonzero(~keep)
-        settled_new = self._new.where(keep[self._new.ordinals])
-        homes = [Entries(renumber[settled_new.ordinals], settled_new.places)]
+        stays = renumber >= 0
+        settled = [self._new.where(stays[self._new.ordinals]), self._stored.within(renew)]
+        homes = [Entries(renumber[own.ordinals], own.places) for own in settled]
         homes.append(self._resettle(gone, after))
-        checked, attracted = self._attract(np.unique(parents), kept, keep, after)
+        checked, attracted = self._attract(np.unique(parents), stays, after, kept, len(children))
         homes.append(attracted)
         wanted = Entries.union(*homes)
         there = self._stored.where(keep[self._stored.ordinals])
         have = Entries(renumber[there.ordinals], there.places)
         wanted = wanted.where(~np.isin(wanted.keys(), have.keys()))
-        leaves = replace(self._leaves, numbers=numbers, centroids=after)
         splits = len(np.unique(parents))
-        return Shape(
-            leaves,
-            len(children),
-            wanted,
-            splits,
-            len(gone) - splits,
-            checked,
-            len(np.unique(attracted.places)),
+        tally = Tally(
+            splits=splits,
+            dissolved=len(gone) - splits,
+            renewed=len(renew),
+            checked=checked,
+            moved=len(np.unique(attracted.places)),
         )
+        leaves = replace(self._leaves, numbers=numbers, centroids=after)
+        return Shape(leaves, len(after) - kept, wanted, tally)
 
     def _children(self, split: I64) -> tuple[F32, I64]:
         """Centroids of the parts of postings, and the posting that each was part of.
@@ -195,9 +233,10 @@ class Reshaping:
         Rows that are all equal cannot be parted: their posting chains.
         """
         children, parents = [np.zeros((0, self._centroids.shape[1]), np.float32)], []
+        most = entries_max(self._copies)
         for ordinal in split.tolist():
             x = self._take(self._members(ordinal))
-            parts = divide(x, POSTING_ENTRIES_MAX) if len(x) > POSTING_ENTRIES_MAX else [x]
+            parts = divide(x, most) if len(x) > most else [x]
             if len(parts) > 1:
                 children.append(np.stack([x[part].mean(axis=0) for part in parts]))
                 parents += [ordinal] * len(parts)
@@ -219,15 +258,18 @@ class Reshaping:
         return Entries.union(*found)
 
     def _attract(
-        self, parents: I64, kept: int, keep: NDArray[np.bool_], after: F32
+        self, parents: I64, stays: NDArray[np.bool_], after: F32, first: int, count: int
     ) -> tuple[int, Entries]:
-        """Find rows around a split that belong to a child now; how many were looked at."""
+        """Find rows around a split that belong to a child now; how many were looked at.
+
+        Children are the `count` postings from `first` on.
+        """
         found = [Entries(np.zeros(0, np.int64), np.zeros(0, np.int64))]
         checked = 0
         for parent, near in zip(parents.tolist(), self._near(parents, after), strict=True):
             neighbours = around(self._leaves, np.array([parent]))
-            entries = self._stored.within(neighbours[keep[neighbours]])
-            children = near[near >= kept]
+            entries = self._stored.within(neighbours[stays[neighbours]])
+            children = near[(near >= first) & (near < first + count)]
             if not len(entries.places) or not len(children):
                 continue
             x = self._take(entries.places)
@@ -240,7 +282,7 @@ class Reshaping:
             nearer = np.unique(which[child < least[which]])
             checked += len(rows)
             homes = self._homes(rows[nearer], near, after, 1)
-            found.append(homes.where(homes.ordinals >= kept))
+            found.append(homes.where(np.isin(homes.ordinals, children)))
         return checked, Entries.union(*found)
 
     def _near(self, ordinals: I64, after: F32) -> I64:
@@ -295,89 +337,3 @@ def trim(entries: Entries, centroids: F32, take: Callable[[I64], F32]) -> Entrie
         choose_copies(x, candidates, distances, centroids, np.float32(SOAR_LAMBDA), chosen)
         kept.append(Entries.of_homes(rows[part], chosen))
     return Entries.union(*kept)
-
-
-@dataclass(frozen=True)
-class Change:
-    """Postings of a tenant that are out of shape, and the rows that this concerns.
-
-    Attributes
-    ----------
-    split, dissolve : int64
-        Ordinals.
-    ordinals : int64 (n,), entry_rows : uint32 (n,)
-        Live entries of these postings and of those around them.
-    """
-
-    split: I64
-    dissolve: I64
-    ordinals: I64
-    entry_rows: U32
-
-    @property
-    def rows(self) -> U32:
-        """Stored rows that this concerns, each once."""
-        return np.unique(self.entry_rows)
-
-    def apply(
-        self, one: Assignment, stored: U32, take: Callable[[I64], F32], next_posting: int
-    ) -> tuple[Assignment, I64]:
-        """Put the postings into shape.
-
-        Parameters
-        ----------
-        one : Assignment
-            Of the rows that come, to the present postings.
-        stored : uint32
-            Row numbers of the stored rows, in the order of places.
-        take : callable
-            Gives rows by place.
-        next_posting : int
-            Number of the first new posting.
-
-        Returns
-        -------
-        Assignment, and splits, merges, rows checked, rows moved
-        """
-        places = np.searchsorted(stored, self.entry_rows).astype(np.int64)
-        present = Entries(self.ordinals, places)
-        new = Entries.of_homes(one.places, one.homes)
-        shape = Reshaping(one.leaves, present, new, take).run(self.split, self.dissolve)
-        numbers = shape.leaves.numbers.copy()
-        first = len(numbers) - shape.new
-        numbers[first:] = np.arange(next_posting, next_posting + shape.new)
-        changed = replace(
-            one,
-            leaves=replace(shape.leaves, numbers=numbers),
-            places=shape.entries.places,
-            homes=shape.entries.ordinals.astype(np.int32)[:, None],
-            new=shape.new,
-        )
-        tally = np.array([shape.splits, shape.merges, shape.checked, shape.moved])
-        return changed, tally
-
-
-def find_change(view: TenantView | None, one: Assignment, replaced: U32) -> Change | None:
-    """Find the postings that rows which come, or went, put out of shape.
-
-    Parameters
-    ----------
-    replaced : uint32
-        Rows that end with the same call.
-    """
-    if view is None or one.trained or len(one.leaves.numbers) < 2:
-        return None
-    counts = view.index.entry_counts()
-    counts += np.bincount(one.homes[one.homes >= 0], minlength=len(counts))
-    split, dissolve = overfull(counts), thin(counts)
-    if not len(split) and not len(dissolve):
-        return None
-    codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
-    near = around(one.leaves, np.concatenate([split, dissolve]))
-    try:
-        ordinals, rows = view.index.entries_of(near, codec.block_bytes(dim))
-    except CorruptionError:  # what comes is stored all the same; reads and checks tell the damage
-        return None
-    # Revoked rows stay entries, see `membership`.
-    live = get_bits(view.snapshot.live, rows) & ~np.isin(rows, replaced)
-    return Change(split, dissolve, ordinals[live], rows[live])

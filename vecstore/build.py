@@ -92,7 +92,7 @@ class Builder:
     pool : ThreadPoolExecutor
         From `clustering.worker_pool`.
     progress : callable
-        `progress(stage, rows done, rows in all)`.
+        `progress(stage, rows done, rows in all)`; what it raises ends the build.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Builder:
         self._record = identity.record
         self._next_extent = next_extent
         self._pool = pool
-        self._progress = progress
+        self.progress = progress
         self._codec = codec
 
     def write(
@@ -269,7 +269,7 @@ class Builder:
         addresses: I64,
     ) -> None:
         total = sum(len(one.places) for one in assignments)
-        self._progress("postings", 0, total)
+        self.progress("postings", 0, total)
         count = int(first_postings[-1])
         counts = np.diff(first_postings)
         tenants = np.repeat([one.leaves.tenant for one in assignments], counts)
@@ -309,7 +309,7 @@ class Builder:
             ),
             self._pool,
         )
-        self._progress("postings", total, total)
+        self.progress("postings", total, total)
 
     def _put_directories(
         self, built: Built, model: Model, assignments: Sequence[Assignment]
@@ -353,13 +353,13 @@ class Builder:
         owners: U32 | None,
     ) -> None:
         """Write raw rows, in as many extents as their size asks for."""
-        step = extent_rows(self._identity.row_bytes)
+        step = extent_rows(self._identity.row_bytes, count)
         for start in range(0, count, step):
             end = min(count, start + step)
             number = self._next_extent()
 
             def part(begin: int, stop: int, start: int = start) -> U8:
-                self._progress("rows", start + begin, count)
+                self.progress("rows", start + begin, count)
                 return take(start + begin, start + stop)
 
             built.extents[number] = write_rows(

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.clustering import Progress, blocks
+from vecstore.clustering import Progress, blocks, silent
 from vecstore.codecs import Codec
 from vecstore.config import BLOCK_ROWS, Effort, Metric
 from vecstore.facts import Edit
@@ -136,7 +136,7 @@ class Measured:
         return EffortRecord(self.sure, self.effort.probes, self.effort.bound, self.effort.spread)
 
 
-def near_rows(rows: Rows, queries: F32, k: int) -> I64:
+def near_rows(rows: Rows, queries: F32, k: int, progress: Progress = silent) -> I64:
     """Find the k rows nearest to each prepared query, by faiss over blocks of all rows.
 
     faiss expands squares, so under l2 everything is centred first, and callers take some more
@@ -149,6 +149,7 @@ def near_rows(rows: Rows, queries: F32, k: int) -> I64:
     best_d = np.empty((len(queries), 0), np.float32)
     best_i = np.empty((len(queries), 0), np.int64)
     for start, end in blocks(rows.n, rows.dim):
+        progress("truth", start, rows.n)
         block = rows.take(np.arange(start, end)) - centre
         d, i = faiss.knn(centred, block, min(k, end - start), metric=metric)
         best_d = np.concatenate([best_d, -d if inner else d], axis=1)
@@ -176,8 +177,8 @@ def _workload(
     numbers: U32, rows: Rows, queries: F32, own: U32, wanted: int, source: str, progress: Progress
 ) -> Workload:
     """Find the true neighbours of queries."""
-    progress("truth", 0, rows.n)
-    near = near_rows(rows, normalised(queries, rows.metric), min(rows.n, 2 * (wanted + 1)))
+    prepared = normalised(queries, rows.metric)
+    near = near_rows(rows, prepared, min(rows.n, 2 * (wanted + 1)), progress)
     distances = np.empty(near.shape, np.float32)
     exact_pairs(rows.form.number, rows.metric, queries, rows.stored_addresses[near], distances)
     distances[numbers[near] == own[:, None]] = np.inf
@@ -294,12 +295,15 @@ def calibrate(writing: Writing, tenant: TenantView, progress: Progress) -> None:
     efforts = []
     if workload is not None:
         efforts = measure(tenant, writing.searcher, workload, progress, spreads)
-    with writing.environment.write() as transaction:
+    with writing.committing(), writing.environment.write() as transaction:
         edit = Edit(transaction, writing.identity)
-        record = edit.tenant(tenant.number)
+        record = edit.tenant(tenant.number) if edit.knows(tenant.number) else None
+        if record is None or record.trained_rows != tenant.record.trained_rows:
+            return  # dropped, or divided anew meanwhile
         record.calibration = [effort.record() for effort in efforts]
         record.calibration_k = K
         record.calibrated_rows = tenant.rows
+        record.calibrated_indexed = record.indexed_rows
         record.calibration_note = (
             "a single row" if workload is None else calibration_note(workload, tenant.rows)
         )
@@ -336,7 +340,7 @@ def effort_of(tenant: TenantView, recall: float, k: int) -> Effort | None:
     directory = tenant.index.directory
     if recall >= 1.0 or directory is None or directory.listed:
         return None
-    if len(directory.postings) == 1:
+    if directory.count == 1:
         return SINGLE_EFFORT
     record = tenant.record
     return choose_effort(record.calibration, recall, k, record.calibration_k)

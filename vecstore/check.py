@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,19 +30,14 @@ from vecstore.layout import (
     Section,
     TenantRecord,
 )
+from vecstore.lookups import extent_records, read_catalogue, read_state
 from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
-from vecstore.snapshot import (
-    Snapshot,
-    extent_records,
-    read_catalogue,
-    read_state,
-    scan,
-    take_snapshot,
-)
+from vecstore.snapshot import Snapshot, take_snapshot
 from vecstore.storage import Environment
+from vecstore.transaction import Transaction, describe
 
 U32 = NDArray[np.uint32]
 
@@ -73,10 +67,13 @@ def check_store(environment: Environment, quiet: bool) -> list[Violation]:
         wrong = environment.walk_facts()
         if wrong:
             return [Violation("facts-walk", str(environment.path / layout.FACTS_NAME), wrong)]
+        found += damaged_entries(transaction, 0, str(environment.path))
+        if found:
+            return found
         for name, record in read_catalogue(transaction).items():
             identity = Identity(name, record, environment.extents)
             found += check_collection(transaction, identity, named)
-        for key, _ in scan(transaction, layout.key(0, Kind.RETIRED)):
+        for key, _ in transaction.scan(layout.key(0, Kind.RETIRED)):
             named[int(layout.U64.unpack(key[-8:])[0])] = -1
     finally:
         transaction.abort()
@@ -111,7 +108,7 @@ class Broken:
 
 
 def broken_extents(
-    transaction: lmdb.Transaction, identity: Identity, named: dict[int, int]
+    transaction: Transaction, identity: Identity, named: dict[int, int]
 ) -> list[Broken]:
     """Look at every checksum of a collection's extents; `named` gets the bytes of each."""
     collection = identity.record.number
@@ -141,9 +138,12 @@ def _check_extent(
 
 
 def check_collection(
-    transaction: lmdb.Transaction, identity: Identity, named: dict[int, int]
+    transaction: Transaction, identity: Identity, named: dict[int, int]
 ) -> list[Violation]:
     """Verify a collection; `named` gets the bytes of each of its extents."""
+    damaged = damaged_entries(transaction, identity.record.number, identity.name)
+    if damaged:
+        return damaged
     broken = broken_extents(transaction, identity, named)
     if broken:
         return [violation for one in broken for violation in one.violations]
@@ -154,7 +154,15 @@ def check_collection(
     return [*check_rows(transaction, snapshot), *check_tenants(transaction, snapshot)]
 
 
-def check_rows(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
+def damaged_entries(transaction: Transaction, collection: int, where: str) -> list[Violation]:
+    """Entries of LMDB that do not match their checksums; those of collection 0 are the store's."""
+    return [
+        Violation("facts-entries", where, f"the {describe(key)} does not match its checksum")
+        for key in transaction.damaged(layout.U32.pack(collection))
+    ]
+
+
+def check_rows(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
     """Ids, rows, grants, counts, metadata, documents and the row log agree."""
     yield from _check_ids(transaction, snapshot)
     yield from _check_facts(transaction, snapshot)
@@ -196,7 +204,7 @@ def damaged_pages(extent: Extent) -> Iterator[int]:
             yield page
 
 
-def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
+def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
     """Id -> row and row -> id agree, and so do grants and counts (invariants 2 and 5)."""
     identity = snapshot.identity
     collection = identity.record.number
@@ -205,7 +213,7 @@ def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Vi
     owned: dict[int, int] = {}
     granted: list[tuple[int, int, int]] = []
     start = len(layout.id_prefix(collection, TENANT_NONE))
-    for key, value in scan(transaction, layout.key(collection, Kind.ID)):
+    for key, value in transaction.scan(layout.key(collection, Kind.ID)):
         tenant = int(layout.U32.unpack_from(key, start - 4)[0])
         row, owner = layout.unpack_id(value, tenant)
         public = layout.decode_id(key[start:], is_int)
@@ -240,7 +248,7 @@ def _check_ids(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Vi
 
 
 def _check_grants(
-    transaction: lmdb.Transaction,
+    transaction: Transaction,
     snapshot: Snapshot,
     owned: dict[int, int],
     granted: list[tuple[int, int, int]],
@@ -252,7 +260,7 @@ def _check_grants(
             yield Violation("grants-agree", where, f"row {row} is not owner {owner}'s to grant")
     listed: set[tuple[int, int]] = set()
     shared = 0
-    for key, value in scan(transaction, layout.key(collection, Kind.GRANTEES)):
+    for key, value in transaction.scan(layout.key(collection, Kind.GRANTEES)):
         row = int(layout.U32.unpack(key[-4:])[0])
         listed |= {(row, tenant) for tenant in layout.unpack_numbers(value)}
         shared += 1
@@ -266,7 +274,7 @@ def _check_grants(
     noted = {}
     for kind in (Kind.PENDING, Kind.REVOKED):
         prefix = layout.key(collection, kind)
-        keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
+        keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
         noted[kind] = {(int(row), int(own)) for own, row in map(layout.unpack_numbers, keys)}
         for row, tenant in sorted(
             noted[kind] - seen if kind == Kind.PENDING else noted[kind] & seen
@@ -277,7 +285,7 @@ def _check_grants(
     note_counts = [Counter(tenant for _, tenant in rows) for rows in noted.values()]
     own_counts, granted_counts = Counter(owned.values()), Counter(t for _, _, t in granted)
     pending = 0
-    for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
+    for key, value in transaction.scan(layout.key(collection, Kind.TENANT)):
         tenant = int(layout.U32.unpack(key[-4:])[0])
         record = layout.unpack(value, type=TenantRecord)
         pending += record.pending
@@ -296,7 +304,7 @@ def _check_grants(
         )
 
 
-def _check_facts(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[Violation]:
+def _check_facts(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
     """Metadata and documents stand under live rows and are counted (invariant 2)."""
     identity = snapshot.identity
     collection = identity.record.number
@@ -306,7 +314,7 @@ def _check_facts(transaction: lmdb.Transaction, snapshot: Snapshot) -> Iterator[
     ):
         prefix = layout.key(collection, kind)
         count = 0
-        for key, _ in scan(transaction, prefix):
+        for key, _ in transaction.scan(prefix):
             count += 1
             row = int(layout.U32.unpack(key[len(prefix) :])[0])
             if not snapshot.is_live(row):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import lmdb
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -17,14 +16,15 @@ from vecstore.errors import CorruptionError
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import TENANT_NONE, Kind
 from vecstore.results import Violation
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
 
 U32 = NDArray[np.uint32]
 
 
 def check_tenants(
-    transaction: lmdb.Transaction, snapshot: Snapshot, *, metadata: bool = True
+    transaction: Transaction, snapshot: Snapshot, *, metadata: bool = True
 ) -> Iterator[Violation]:
     """Every tenant's rows are where it looks for them (invariants 1 to 5).
 
@@ -36,7 +36,7 @@ def check_tenants(
     collection, where = snapshot.identity.record.number, snapshot.identity.name
     numbers = [
         int(layout.U32.unpack(key[-4:])[0])
-        for key, _ in scan(transaction, layout.key(collection, Kind.TENANT))
+        for key, _ in transaction.scan(layout.key(collection, Kind.TENANT))
     ]
     for number in numbers:
         try:
@@ -49,7 +49,7 @@ def check_tenants(
             yield Violation("tenant-readable", f"{where}: tenant {number}", str(error))
 
 
-def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
+def _check_postings(transaction: Transaction, view: TenantView) -> Iterator[Violation]:
     """A tenant's rows are fresh or in a posting; no other's is (invariants 1, 2, 3)."""
     snapshot = view.snapshot
     identity = snapshot.identity
@@ -72,7 +72,7 @@ def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator
             yield Violation("posting-limit", posting, f"{len(rows)} entries; the limit is {limit}")
     known = np.zeros_like(snapshot.live)
     prefix = layout.id_prefix(identity.record.number, view.number)
-    ids = [value[:4] for _, value in scan(transaction, prefix)]
+    ids = [value[:4] for _, value in transaction.scan(prefix)]
     layout.set_bits(known, layout.unpack_rows(ids), True)
     missing = int(np.bitwise_count(known & view.live & ~reached).sum())
     if missing:
@@ -82,14 +82,13 @@ def _check_postings(transaction: lmdb.Transaction, view: TenantView) -> Iterator
         yield Violation("rows-own", where, f"{foreign} rows of others are in its postings")
 
 
-def _check_metadata(transaction: lmdb.Transaction, view: TenantView) -> Iterator[Violation]:
+def _check_metadata(transaction: Transaction, view: TenantView) -> Iterator[Violation]:
     """The metadata index of a tenant says of each row what its metadata says."""
     identity = view.snapshot.identity
     where = identity.name if view.number == TENANT_NONE else f"{identity.name}: {view.record.name}"
 
     def metadata(row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(identity.record.number, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
+        return view.snapshot.metadata(transaction, [row])[0]
 
     indexed = np.setdiff1d(view.indexed, view.fresh)
     missing = indexed

@@ -13,6 +13,7 @@ from vecstore.config import INT_ID_MAX, Metric
 from vecstore.core import Core
 from vecstore.errors import InvalidArgumentError, InvalidVectorError, TenantRequiredError
 from vecstore.extent_set import Identity
+from vecstore.maintenance import Maintenance
 from vecstore.results import Tuning
 from vecstore.scopes import Scope
 from vecstore.session import Session
@@ -28,8 +29,8 @@ class Collection(Verbs):
     committed state.  In a collection with tenants the row verbs are those of `tenant(name)`.
     """
 
-    def __init__(self, session: Session, identity: Identity) -> None:
-        self._core = Core(session, identity)
+    def __init__(self, session: Session, identity: Identity, maintenance: Maintenance) -> None:
+        self._core = Core(session, identity, maintenance)
 
     @property
     def name(self) -> str:
@@ -138,10 +139,9 @@ class Collection(Verbs):
         self._need_tenants()
         if not names:
             raise TenantRequiredError("tenant() names none; name one, a non-empty str.")
-        parsed = tuple(dict.fromkeys(map(parse_tenant, names)))
         if len(names) == 1:
-            return Tenant(self._core, parsed[0])
-        return TenantUnion(self._core, parsed)
+            return Tenant(self._core, parse_tenant(names[0]))
+        return TenantUnion(self._core, tuple(dict.fromkeys(map(parse_tenant, names))))
 
     def tenants(self) -> list[str]:
         """Names of all tenants, sorted."""

@@ -16,7 +16,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -30,18 +31,17 @@ from vecstore.build import Built
 from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Model, train_model
 from vecstore.config import EXTENT_BYTES_MAX
-from vecstore.directory import Leaves
+from vecstore.directory import Directories, Leaves
 from vecstore.division import Assignment
 from vecstore.extents import Extent
-from vecstore.facts import Edit, put_store, read_store
+from vecstore.facts import Edit
 from vecstore.layout import Kind
 from vecstore.postings import PostingRuns
-from vecstore.publish import ExtentNumbers, abandon
-from vecstore.rawrows import RawRows
+from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
+from vecstore.rawrows import RawRows, extent_rows
 from vecstore.rebuild import Rebuilder
-from vecstore.reclaim import remove_retired
 from vecstore.row_source import Rows
-from vecstore.snapshot import Snapshot, scan
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
 
@@ -66,51 +66,83 @@ class Compactor:
         self._writing = writing
         self._identity = writing.identity
 
-    def tend(self, progress: Progress) -> None:
-        """Merge what is due."""
-        snapshot = self._writing.newest()
-        extents = snapshot.extents
-        stored = sum(own.stored for own in extents.raws)
-        live = stored - _dead(snapshot)
-        worn = stored - live > DEAD_SHARE * stored
-        postings = extents.postings if worn else _due(extents.postings)
-        if postings or worn:
-            self._postings(snapshot, postings, progress)
-        attributes = extents.attributes if worn else _due(extents.attributes)
-        if attributes:
-            self._attributes(self._writing.newest(), attributes, progress)
-        self._raws(self._writing.newest(), DEAD_SHARE, progress)
-        if len(extents.directories) > DIRECTORIES_MAX:
-            self._directories(self._writing.newest(), progress)
+    def tend(self, progress: Progress) -> bool:
+        """Merge what is due, one tier of each kind at most; False when nothing was."""
+        return self._run(self._due(progress))
 
     def compact(self, progress: Progress) -> None:
         """Merge everything that can be."""
-        self._postings(self._writing.newest(), self._writing.newest().extents.postings, progress)
+        self._run(self._everything(progress))
+
+    def _run(self, steps: list[Callable[[], None]]) -> bool:
+        """Take steps, each of which holds the maps of what it replaces; False without any."""
+        done = bool(steps)
+        while steps:
+            steps.pop(0)()
+            clear_retired(self._writing)
+        return done
+
+    def _due(self, progress: Progress) -> list[Callable[[], None]]:
         snapshot = self._writing.newest()
-        self._attributes(snapshot, snapshot.extents.attributes, progress)
-        self._raws(self._writing.newest(), 0.0, progress)
+        extents = snapshot.extents
+        worn = _dead(snapshot) > DEAD_SHARE * sum(own.stored for own in extents.raws)
+        return self._steps(
+            extents.postings if worn else _full_tier(extents.postings),
+            extents.attributes if worn else _full_tier(extents.attributes),
+            self._raw_groups(snapshot, DEAD_SHARE),
+            extents.directories if len(extents.directories) > DIRECTORIES_MAX else {},
+            progress,
+        )
+
+    def _everything(self, progress: Progress) -> list[Callable[[], None]]:
         snapshot = self._writing.newest()
-        if len(snapshot.extents.directories) > 1:
-            self._directories(snapshot, progress)
+        extents = snapshot.extents
+        return self._steps(
+            extents.postings,
+            extents.attributes,
+            self._raw_groups(snapshot, 0.0),
+            extents.directories if len(extents.directories) > 1 else {},
+            progress,
+        )
+
+    def _steps(
+        self,
+        postings: Sequence[PostingRuns],
+        attributes: Sequence[Attributes],
+        raws: Sequence[Sequence[RawRows]],
+        directories: Mapping[int, Directories],
+        progress: Progress,
+    ) -> list[Callable[[], None]]:
+        """Steps that merge some extents of each kind."""
+        steps: list[Callable[[], None]] = []
+        if postings:
+            steps.append(partial(self._postings, postings, progress))
+        if attributes:
+            steps.append(partial(self._attributes, attributes, progress))
+        steps += [partial(self._raws, group, progress) for group in raws]
+        if directories:
+            steps.append(partial(self._directories, directories, progress))
+        return steps
 
     # --- postings --------------------------------------------------------------------------
 
-    def _postings(
-        self, snapshot: Snapshot, parts: Sequence[PostingRuns], progress: Progress
-    ) -> None:
+    def _postings(self, parts: Sequence[PostingRuns], progress: Progress) -> None:
         """Write the live entries of some extents as one, each posting as one run."""
-        if not parts:
-            return
-        numbers = np.unique(np.concatenate([part.tenants for part in parts])).tolist()
-        chosen = {id(part) for part in parts}
-        wanted = {
-            place for place, part in enumerate(snapshot.extents.postings) if id(part) in chosen
-        }
-        merged = [
-            one
-            for number in numbers
-            if (one := self._entries(self._writing.view(snapshot, number), wanted)) is not None
-        ]
+        tenants = np.unique(np.concatenate([part.tenants for part in parts])).tolist()
+        chosen = {part.extent.number for part in parts}
+        with self._writing.captured() as captured:
+            snapshot = captured.snapshot
+            wanted = {
+                place
+                for place, part in enumerate(snapshot.extents.postings)
+                if part.extent.number in chosen
+            }
+            merged: list[tuple[Leaves, U32, NDArray[np.int32]]] = []
+            for tenant in tenants:
+                progress("merge", len(merged), len(tenants))
+                own = self._entries(captured.view(tenant), wanted, progress)
+                if own is not None:
+                    merged.append(own)
         rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *(own for _, own, _ in merged)]))
         self._writing.searcher.check_rows(snapshot, rows)
         assignments = [
@@ -127,7 +159,7 @@ class Compactor:
         self._replace(snapshot, [part.extent for part in parts], write, progress)
 
     def _entries(
-        self, view: TenantView, wanted: set[int]
+        self, view: TenantView, wanted: set[int], progress: Progress
     ) -> tuple[Leaves, U32, NDArray[np.int32]] | None:
         """Live entries that a tenant has in some extents, and the postings that they are in.
 
@@ -144,16 +176,19 @@ class Compactor:
         leaves = directory.leaves
         found = Entries.union(Entries(ordinals[live], rows[live].astype(np.int64)))
         if not leaves.listed:
-            found = self._trim(view, leaves, found)
+            found = self._trim(view, leaves, found, progress)
         used, homes = np.unique(found.ordinals, return_inverse=True)
         centroids = leaves.centroids if leaves.listed else leaves.centroids[used]
         part = Leaves(view.number, leaves.numbers[used], centroids, leaves.centre)
         return part, found.places.astype(np.uint32), homes.astype(np.int32)[:, None]
 
-    def _trim(self, view: TenantView, leaves: Leaves, found: Entries) -> Entries:
+    def _trim(
+        self, view: TenantView, leaves: Leaves, found: Entries, progress: Progress
+    ) -> Entries:
         """Drop entries that rows have beyond the homes they would choose."""
 
         def take(numbers: I64) -> F32:
+            progress("trim", int(numbers[0]), view.rows)
             rows = numbers.astype(np.uint32)
             self._writing.searcher.check_rows(view.snapshot, rows)
             stored = Rows(self._identity, view.snapshot.addresses(rows), None)
@@ -172,59 +207,54 @@ class Compactor:
 
     # --- metadata and vectors --------------------------------------------------------------
 
-    def _attributes(
-        self, snapshot: Snapshot, sources: Sequence[Attributes], progress: Progress
-    ) -> None:
+    def _attributes(self, sources: Sequence[Attributes], progress: Progress) -> None:
         """Write some indexes of metadata as one, without the rows that ended."""
-        if not sources:
-            return
         numbers = np.unique(np.concatenate([np.asarray(own.tenants) for own in sources]))
         collection = self._identity.record.number
+        with self._writing.captured() as captured:
+            snapshot, transaction = captured.snapshot, captured.transaction
 
-        def write(builder: Rebuilder) -> list[Built]:
-            with self._writing.reading() as transaction:
+            def metadata(row: int) -> dict[str, Any] | None:
+                return snapshot.metadata(transaction, [row])[0]
 
-                def metadata(row: int) -> dict[str, Any] | None:
-                    raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
-                    return None if raw is None else layout.unpack(raw)
+            def tenants() -> Iterator[tuple[int, U32]]:
+                for number in numbers.tolist():
+                    view = captured.view(number)
+                    held = [entry.rows for own in sources for entry in own.entries(int(number))]
+                    rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *held]))
+                    rows = rows[layout.get_bits(snapshot.live, rows)]
+                    if view.record.ever_granted:
+                        revoked = rows_under(
+                            transaction, collection, Kind.REVOKED, number, view.record.revoked
+                        )
+                        rows = np.intersect1d(rows, np.union1d(view.row_numbers(), revoked))
+                    yield number, rows.astype(np.uint32)
 
-                def tenants() -> Any:
-                    for number in numbers.tolist():
-                        view = self._writing.view(snapshot, number)
-                        held = [entry.rows for own in sources for entry in own.entries(int(number))]
-                        rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *held]))
-                        rows = rows[layout.get_bits(snapshot.live, rows)]
-                        if view.record.ever_granted:
-                            revoked = rows_under(
-                                transaction, collection, Kind.REVOKED, number, view.record.revoked
-                            )
-                            rows = np.intersect1d(rows, np.union1d(view.row_numbers(), revoked))
-                        yield number, rows.astype(np.uint32)
-
+            def write(builder: Rebuilder) -> list[Built]:
                 built = Built(self._identity)
                 builder.put_attributes(built, tenants(), metadata)
                 return [built]
 
-        self._replace(snapshot, [own.extent for own in sources], write, progress)
+            self._replace(snapshot, [own.extent for own in sources], write, progress)
 
-    def _raws(self, snapshot: Snapshot, dead_share: float, progress: Progress) -> None:
-        """Write raw extents anew that hold too many dead rows, and small ones as one."""
-        for group in self._raw_groups(snapshot, dead_share):
-            rows = [own.rows(snapshot.live) for own in group]
-            for mine in rows:
-                self._writing.searcher.check_rows(snapshot, mine)
-            empty = not any(map(len, rows))
+    def _raws(self, group: Sequence[RawRows], progress: Progress) -> None:
+        """Write the live rows of neighbouring raw extents as one."""
+        snapshot = self._writing.newest()
+        rows = [own.rows(snapshot.live) for own in group]
+        for mine in rows:
+            self._writing.searcher.check_rows(snapshot, mine)
 
-            def write(
-                builder: Rebuilder, group: list[RawRows] = group, empty: bool = empty
-            ) -> list[Built]:
-                return [] if empty else [builder.write_raw(group, snapshot.live)]
+        def write(builder: Rebuilder) -> list[Built]:
+            return [builder.write_raw(group, snapshot.live)] if any(map(len, rows)) else []
 
-            self._replace(snapshot, [own.extent for own in group], write, progress)
+        self._replace(snapshot, [own.extent for own in group], write, progress)
 
     def _raw_groups(self, snapshot: Snapshot, dead_share: float) -> list[list[RawRows]]:
         """Neighbouring raw extents to be written as one."""
         everything = dead_share == 0.0
+        row_bytes = self._identity.row_bytes
+        stored = sum(own.stored for own in snapshot.extents.raws)
+        size_max = extent_rows(row_bytes, stored) * row_bytes
         groups: list[list[RawRows]] = []
         for _, run in groupby(
             snapshot.extents.raws, lambda own: -1 if everything else _tier(own.extent)
@@ -234,7 +264,7 @@ class Compactor:
             group: list[RawRows] = []
             for own in members:
                 size += own.extent.record.bytes
-                if group and size > EXTENT_BYTES_MAX:
+                if group and size > size_max:
                     groups.append(group)
                     group, size = [], own.extent.record.bytes
                 group.append(own)
@@ -248,13 +278,13 @@ class Compactor:
                 due.append(group)
         return due
 
-    def _directories(self, snapshot: Snapshot, progress: Progress) -> None:
+    def _directories(self, old: Mapping[int, Directories], progress: Progress) -> None:
         """Write the directories that tenants have as one extent, without those replaced."""
-        old = snapshot.extents.directories
-        collection = self._identity.record.number
         current: dict[int, int] = {}
-        with self._writing.reading() as transaction:
-            for key, value in scan(transaction, layout.key(collection, Kind.TENANT)):
+        prefix = layout.key(self._identity.record.number, Kind.TENANT)
+        with self._writing.captured() as captured:
+            snapshot = captured.snapshot
+            for key, value in captured.transaction.scan(prefix):
                 record = layout.unpack(value, type=layout.TenantRecord)
                 if record.directory:
                     current[int(layout.U32.unpack(key[-4:])[0])] = record.directory
@@ -271,7 +301,7 @@ class Compactor:
             return [built]
 
         def publish(edit: Edit, builts: Sequence[Built]) -> None:
-            for tenant in current:
+            for tenant in filter(edit.knows, current):  # some may have been dropped meanwhile
                 edit.tenant(tenant).directory = builts[0].directory
 
         self._replace(snapshot, [own.extent for own in old.values()], write, progress, publish)
@@ -294,23 +324,17 @@ class Compactor:
         try:
             codec = snapshot.extents.codec
             builts = write(Rebuilder(self._identity, codec, numbers, pool, progress))
-            with environment.write() as transaction:
-                store = read_store(transaction)
-                store.next_extent = numbers.value
-                put_store(transaction, store)
-                edit = Edit(transaction, self._identity)
+            with publishing(self._writing, numbers) as edit:
                 edit.retire_extents(extent.number for extent in old)
                 for built in builts:
                     edit.add_extents(built.extents)
                 if publish is not None:
                     publish(edit, builts)
-                edit.finish()
         except BaseException:
             abandon(environment, self._identity, builts)
             raise
         finally:
             pool.shutdown()
-        remove_retired(environment)
 
 
 def _dead(snapshot: Snapshot) -> int:
@@ -330,7 +354,7 @@ def _tier(extent: Extent) -> int:
     return tier
 
 
-def _due(parts: Sequence[T]) -> list[T]:
+def _full_tier(parts: Sequence[T]) -> list[T]:
     """Extents of the lowest tier that has enough of them to be merged, and is not full."""
     tiers: dict[int, list[T]] = {}
     for part in parts:

@@ -48,12 +48,12 @@ LOG_INDEXED_FRACTION: Final = 1 / 64
 LOG_BYTES_MAX: Final = 32 << 20
 """... these bytes of vectors (and at least `CHUNK_ROWS` rows)."""
 
-FRAGMENTS_MAX: Final = 512
-"""Posting extents of one collection before all its tenants are divided anew: far more than merging
-leaves, so that a reader never maps thousands."""
-
 GROWTH_MAX: Final = 2.0
-"""A tenant is calibrated anew when its rows exceed this many times those it was calibrated with."""
+"""A tenant is calibrated anew when it has this many times the rows that it was calibrated with, or
+that part of them, ...."""
+
+RENEWAL_MAX: Final = 0.5
+"""... or when this many times as many were replaced by others since."""
 
 POSTING_ROWS: Final = 100
 """Primary rows per posting that training aims at (1 % centroids)."""
@@ -64,7 +64,7 @@ POSTING_ROWS_MAX: Final = 512
 POSTING_ENTRIES_MAX: Final = 400
 """Entries of a posting from which on it is divided; a fresh build has about 200."""
 
-POSTING_ENTRIES_MIN: Final = 40
+POSTING_ENTRIES_MIN: Final = 80
 """Entries below which a posting is dissolved: less than the smaller part of a division has."""
 
 COPIES: Final = 2
@@ -89,6 +89,10 @@ INDEX_CACHE_BYTES: Final = 32 << 20
 for its views of them."""
 
 EXTENT_BYTES_MAX: Final = 256 << 20
+EXTENT_BYTES_MIN: Final = 8 << 20
+EXTENT_PARTS: Final = 8
+"""Raw rows of a collection, or of a load, stand in about so many extents if these are not larger or
+smaller than that."""
 MAP_BYTES: Final = 1 << 40
 MAP_BYTES_MIN: Final = 1 << 30
 READERS_MAX: Final = 1_024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vecstore.errors import ReadOnlyError
 from vecstore.extent_set import Identity
+from vecstore.maintenance import Maintenance
 from vecstore.reader import Reader
 from vecstore.search import Searcher
 from vecstore.session import Session
@@ -15,7 +16,7 @@ from vecstore.writing import Writing
 class Core:
     """Reader, writer and tuner of one collection."""
 
-    def __init__(self, session: Session, identity: Identity) -> None:
+    def __init__(self, session: Session, identity: Identity, maintenance: Maintenance) -> None:
         self.session = session
         self.identity = identity
         self.name = identity.name
@@ -23,9 +24,14 @@ class Core:
         self.searcher = Searcher()
         self.reader = Reader(session, identity, self.searcher)
         self.writing = Writing(
-            session.environment, identity, self.reader.newest, session.write_lock, self.searcher
+            session.environment,
+            identity,
+            self.reader.newest,
+            session.write_lock,
+            session.build_lock,
+            self.searcher,
         )
-        self.writer = Writer(self.writing)
+        self.writer = Writer(self.writing, maintenance)
         self.tuner = Tuner(self.writing)
 
     def refuse_read_only(self) -> None:

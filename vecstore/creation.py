@@ -18,6 +18,7 @@ import lmdb
 from vecstore import layout
 from vecstore.errors import FormatVersionError, NotAStoreError, StoreNotFoundError
 from vecstore.layout import Kind
+from vecstore.transaction import Transaction
 
 
 def sync_folder(path: Path) -> None:
@@ -97,12 +98,13 @@ def _write_first_facts(folder: Path) -> None:
     facts = lmdb.open(str(folder), lib_version=0)
     try:
         with facts.begin(write=True) as transaction:
-            transaction.put(layout.key(0, Kind.STORE), layout.pack(layout.StoreRecord()))
+            first = layout.pack(layout.StoreRecord())
+            Transaction(transaction, folder.parent).put(layout.key(0, Kind.STORE), first)
     finally:
         facts.close()
 
 
 def _foreign(path: Path) -> Iterator[Path]:
-    """Entries of a folder that an interrupted creation cannot have left."""
+    """Transaction of a folder that an interrupted creation cannot have left."""
     ours = {layout.EXTENTS_NAME, layout.FACTS_NAME, f"{layout.MARKER_NAME}.part", layout.LOCK_NAME}
     return (entry for entry in path.iterdir() if entry.name not in ours)

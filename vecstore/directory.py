@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -182,6 +182,23 @@ def write_directories(
         raise
 
 
+class Shape(NamedTuple):
+    """An entry of the table of tenants, as `TENANT_DTYPE`."""
+
+    tenant: int
+    postings: int
+    pages: int
+    posting: int
+    offset: int
+    bytes: int
+    sum: int
+
+
+assert Shape._fields == TENANT_DTYPE.names
+assert PAGE_DTYPE.itemsize == v.STORED_PAGE_BYTES
+assert PAGE_DTYPE.fields["blocks"][1] == v.STORED_PAGE_BLOCKS  # type: ignore[index]
+
+
 class Directories:
     """A mapped extent of directories."""
 
@@ -202,22 +219,23 @@ class Directories:
         centre = np.zeros(extent.dim, np.float32)
         signs = extent.array(Section.SIGNS, np.float32)
         self.model = Model(codec, metric, centre, signs, codebook, matrix, scale)
+        self.view = self.model.view()
+        self.address = extent.address(Section.DIRECTORIES)
 
     def find(self, tenant: int) -> Directory | None:
         """Directory of a tenant, its checksum looked at; None when it has none here."""
-        place = int(np.searchsorted(self._tenants, tenant))
+        place = int(self._tenants.searchsorted(np.uint32(tenant)))
         if place == len(self._tenants) or self._tenants[place] != tenant:
             return None
-        entry = self.table[place]
-        start, size = int(entry["offset"]), int(entry["bytes"])
-        data = self._data[start : start + size]
-        if len(data) != size or xxhash.xxh3_64_intdigest(data.data) != int(entry["sum"]):
+        shape = Shape(*self.table[place].item())
+        data = self._data[shape.offset : shape.offset + shape.bytes]
+        if len(data) != shape.bytes or xxhash.xxh3_64_intdigest(data.data) != shape.sum:
             raise self.extent.corrupt(
                 f"The directory of tenant {tenant} in extent {self.extent.number} does not match "
                 f"its checksum; restore a backup.",
                 tenant=tenant or None,
             )
-        return Directory(self, entry, data)
+        return Directory(self, shape, data)
 
     @property
     def tenants(self) -> U32:
@@ -226,43 +244,68 @@ class Directories:
 
 
 class Directory:
-    """One tenant's directory, and its part of the kernel view."""
+    """One tenant's directory, and its part of the kernel view.
 
-    def __init__(self, directories: Directories, entry: Any, data: U8) -> None:
-        dim = directories.extent.dim
-        postings, pages = int(entry["postings"]), int(entry["pages"])
-        self.tenant = int(entry["tenant"])
+    Attributes
+    ----------
+    count : int
+        Postings.
+    listed : bool
+        Whether the only posting is a list of rows.
+    numbers_address : int
+        Where `postings` are.
+    """
+
+    def __init__(self, directories: Directories, shape: Shape, data: U8) -> None:
+        self.tenant = shape.tenant
+        self.count = shape.postings
+        self.listed = not shape.bytes
         self.extent = directories.extent
-        self.listed = not len(data)
-        self.page_address: I64 = np.zeros(0, np.int64)
-        self.page_blocks: I64 = np.zeros(0, np.int64)
-        self._blocks: U8 = np.zeros(0, np.uint8)
-        self.supers: F32 = np.zeros((0, dim), np.float32)
-        self.centroids: F32 = np.zeros((0, dim), np.float32)
-        self.postings: U32 = np.array([entry["posting"]], np.uint32)
-        centre = directories.model.centre
-        self.nbytes = 512 + len(data)
-        if not self.listed:
-            at = 4 * dim * postings
-            self.centroids = data[:at].view(np.float32).reshape(postings, dim)
-            at = align(at, SECTION_ALIGN)
-            self.postings = data[at : at + 4 * postings].view(np.uint32)
-            at = align(at + 4 * postings, SECTION_ALIGN)
-            centre = self.centroids[0]
-        if pages:
-            centre = data[at : at + 4 * dim].view(np.float32)
-            at = align(at + 4 * dim, SECTION_ALIGN)
-            self.supers = data[at : at + 4 * dim * pages].view(np.float32).reshape(pages, dim)
-            at = align(at + 4 * dim * pages, SECTION_ALIGN)
-            table = data[at : at + PAGE_DTYPE.itemsize * pages].view(PAGE_DTYPE)
-            at = align(at + table.nbytes, SECTION_ALIGN)
-            self._blocks = data[at:]
-            start = np.int64(self._blocks.ctypes.data)
-            self.page_address = start + table["offset"].astype(np.int64)
-            self.page_blocks = table["blocks"].astype(np.int64)
-        self.model = directories.model
-        if not self.listed:
-            self.model = replace(directories.model, centre=centre)
+        self.nbytes = 512 + shape.bytes
+        self._directories = directories
+        self._pages = shape.pages
+        self._data = data
+        self._address = directories.address + shape.offset
+        dim = directories.extent.dim
+        self._numbers_at = align(4 * dim * shape.postings, SECTION_ALIGN)
+        self._centre_at = 0
+        if self._pages:
+            self._centre_at = align(self._numbers_at + 4 * shape.postings, SECTION_ALIGN)
+        self._supers_at = align(self._centre_at + 4 * dim, SECTION_ALIGN)
+        self._table_at = align(self._supers_at + 4 * dim * shape.pages, SECTION_ALIGN)
+        self._codes_at = align(self._table_at + PAGE_DTYPE.itemsize * shape.pages, SECTION_ALIGN)
+        self.numbers_address = self._address + self._numbers_at
+        if self.listed:
+            self._only: U32 = np.array([shape.posting], np.uint32)
+            self.numbers_address = self._only.ctypes.data
+
+    @property
+    def postings(self) -> U32:
+        """Posting numbers, ascending."""
+        if self.listed:
+            return self._only
+        return self._data[self._numbers_at :][: 4 * self.count].view(np.uint32)
+
+    @property
+    def centroids(self) -> F32:
+        """Centroids of the postings, float32 (postings, dim); (0, dim) for a list."""
+        dim = self.extent.dim
+        count = 0 if self.listed else self.count
+        return self._data[: 4 * dim * count].view(np.float32).reshape(count, dim)
+
+    @property
+    def supers(self) -> F32:
+        """Super-centroids, float32 (pages, dim)."""
+        dim, pages = self.extent.dim, self._pages
+        return self._data[self._supers_at :][: 4 * dim * pages].view(np.float32).reshape(pages, dim)
+
+    @property
+    def model(self) -> Model:
+        """The posting codec with the tenant's own centre."""
+        if self.listed:
+            return self._directories.model
+        centre = self._data[self._centre_at :][: 4 * self.extent.dim].view(np.float32)
+        return replace(self._directories.model, centre=centre)
 
     @property
     def leaves(self) -> Leaves:
@@ -271,9 +314,9 @@ class Directory:
 
     def page_ordinals(self) -> U32:
         """Centroids that the pages name, in page order, copies included."""
-        if not len(self._blocks):
+        if not self._pages:
             return np.arange(len(self.centroids), dtype=np.uint32)
-        words = self._blocks.view(np.uint32)
+        words = self._data[self._codes_at :].view(np.uint32)
         block_words = PAGE_CODEC.block_bytes(self.extent.dim) // 4
         numbers: U32 = words.reshape(-1, block_words)[:, -BLOCK_ROWS:]
         named: U32 = numbers[numbers != np.uint32(NO_ROW)]
@@ -281,10 +324,15 @@ class Directory:
 
     def fill(self, view: I64) -> None:
         """Write this directory's part of a kernel view."""
-        self.model.fill(view)
-        view[v.PAGES] = len(self.supers)
-        view[v.SUPERS] = self.supers.ctypes.data
-        view[v.PAGE_ADDRESS] = self.page_address.ctypes.data
-        view[v.PAGE_BLOCKS] = self.page_blocks.ctypes.data
-        view[v.POSTINGS] = len(self.centroids)
-        view[v.CENTROIDS] = self.centroids.ctypes.data
+        view[: v.MODEL_FIELDS] = self._directories.view[: v.MODEL_FIELDS]
+        if self.listed:
+            return
+        address = self._address
+        view[v.CENTRE] = address + self._centre_at
+        view[v.POSTINGS] = self.count
+        view[v.CENTROIDS] = address
+        if self._pages:
+            view[v.PAGES] = self._pages
+            view[v.SUPERS] = address + self._supers_at
+            view[v.PAGE_TABLE] = address + self._table_at
+            view[v.PAGE_CODES] = address + self._codes_at

@@ -20,7 +20,6 @@ from vecstore.config import (
     COPIES,
     COPIES_ROWS_MIN,
     LIST_BYTES_MAX,
-    POSTING_ROWS,
     POSTING_ROWS_MAX,
     RUN_ROWS_MAX,
 )
@@ -89,7 +88,7 @@ def has_shrunk(rows: int) -> bool:
 
 
 def copies_for(rows: int) -> int:
-    """Places that each row of a tenant of about so many rows gets."""
+    """Places that each row gets of a tenant that is divided when it has so many."""
     return COPIES if rows >= COPIES_ROWS_MIN else 1
 
 
@@ -172,8 +171,8 @@ class Divider:
         spread = self._spread(leaves, places, homes)
         return Assignment(leaves, places, homes, True, spread)
 
-    def append(self, leaves: Leaves, places: I64) -> Assignment:
-        """Give rows homes among the postings that their tenant has."""
+    def append(self, leaves: Leaves, places: I64, copies: int) -> Assignment:
+        """Give rows homes, so many each, among the postings that their tenant has."""
         homes = np.full((len(places), COPIES), -1, np.int32)
         if len(leaves.numbers) == 1:
             homes[:, 0] = 0
@@ -182,7 +181,7 @@ class Divider:
             tree, ordinals = self._regroup(part, np.ascontiguousarray(leaves.centroids))
             homes = clustering.assign_homes(part, tree, self._pool, self._progress)
             homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
-            homes[:, copies_for(len(leaves.numbers) * POSTING_ROWS) :] = -1
+            homes[:, copies:] = -1
         spread = 0.0 if leaves.listed else self._spread(leaves, places, homes)
         return Assignment(leaves, places, homes, False, spread)
 
@@ -205,8 +204,14 @@ class Divider:
         Tree, and the ordinal that each of its leaves had before.
         """
         count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
-        cells = clustering.kmeans(centroids, count, self._seed, clustering.TRAIN_ROWS_PER_CELL)
-        leaf_cell = clustering.nearest(centroids, cells)[1][:, 0]
+
+        def group() -> tuple[F32, I64]:
+            points = clustering.TRAIN_ROWS_PER_CELL
+            cells = clustering.kmeans(centroids, count, self._seed, points)
+            return cells, clustering.nearest(centroids, cells)[1][:, 0]
+
+        # In a thread of the pool faiss keeps to one core: so little work only waits at barriers.
+        cells, leaf_cell = self._pool.submit(group).result()
         ordinals = np.argsort(leaf_cell, kind="stable")
         first_leaf = np.zeros(len(cells) + 1, np.int64)
         first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))

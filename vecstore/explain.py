@@ -1,55 +1,62 @@
-"""Telling how a query is answered: the plan, and what the kernels counted while it ran."""
+"""Telling how a query was answered: the plan, and what the kernels counted while it ran."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
-import lmdb
 import numpy as np
-from numpy.typing import NDArray
 
-from vecstore.filters import Filter
 from vecstore.kernels import view as v
-from vecstore.planning import Plan, make_plan
+from vecstore.planning import Plan
 from vecstore.results import Explanation, Hit
-from vecstore.search import Searcher
 from vecstore.tenant_view import TenantView
 
 
-def explain_query(
-    transaction: lmdb.Transaction,
-    searcher: Searcher,
-    views: Sequence[TenantView],
-    query: NDArray[np.float32],
-    k: int,
-    where: Filter | None,
-    recall: float | None,
-    hits: list[Hit],
-) -> Explanation:
-    """Run a query (1, dim) over some tenants and tell what was done; `hits` are its answer."""
-    plans = [make_plan(transaction, view, where, recall, k) for view in views]
-    counters = np.zeros(v.COUNTERS, np.int64)
-    fresh = 0
-    start = time.perf_counter()
-    for plan in plans:
-        wanted = min(k, plan.view.rows)
-        if wanted:
-            counters += searcher.one(plan.view, plan.settings, query, wanted)[2]
-            fresh += len(plan.view.fresh)
-    seconds = time.perf_counter() - start
-    return Explanation(
-        plan=[_kind(plan) for plan in plans],
-        rows=sum(plan.view.rows for plan in plans),
-        probes=sum(plan.effort.probes for plan in plans if plan.effort is not None),
-        postings=int(counters[v.COUNT_POSTINGS]),
-        scanned=int(counters[v.COUNT_ROWS]),
-        refined=int(counters[v.COUNT_REFINED]),
-        reranked=int(counters[v.COUNT_RERANKED]) + fresh,
-        bytes=sum(plan.bytes for plan in plans),
-        microseconds=seconds * 1e6,
-        hits=hits,
-    )
+class Trace:
+    """What is noted of one query while it is answered.
+
+    Attributes
+    ----------
+    plans : list of Plan
+        One for each tenant asked.
+    """
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self._counters = np.zeros(v.COUNTERS, np.int64)
+        self._fresh = 0
+        self._seconds = 0.0
+
+    def timed(self, search: Callable[..., Any]) -> Callable[..., Any]:
+        """Let `Searcher.one` note its time and counters."""
+
+        def noted(view: TenantView, *rest: Any) -> Any:
+            start = time.perf_counter()
+            found = search(view, *rest)
+            self._seconds += time.perf_counter() - start
+            self._counters += found[2]
+            self._fresh += len(view.fresh)
+            return found
+
+        return noted
+
+    def explanation(self, hits: list[Hit]) -> Explanation:
+        """Tell what was noted; `hits` are the answer."""
+        counters, plans = self._counters, self.plans
+        return Explanation(
+            plan=[_kind(plan) for plan in plans],
+            rows=sum(plan.view.rows for plan in plans),
+            probes=sum(plan.effort.probes for plan in plans if plan.effort is not None),
+            postings=int(counters[v.COUNT_POSTINGS]),
+            scanned=int(counters[v.COUNT_ROWS]),
+            refined=int(counters[v.COUNT_REFINED]),
+            reranked=int(counters[v.COUNT_RERANKED]) + self._fresh,
+            bytes=sum(plan.bytes for plan in plans),
+            microseconds=self._seconds * 1e6,
+            hits=hits,
+        )
 
 
 def _kind(plan: Plan) -> str:

@@ -105,13 +105,13 @@ class ExtentSet:
 
     def _make_runs(self, old: ExtentSet | None) -> None:
         record = self.identity.record
-        if old is not None:
-            old.remember_checks()
         known = {} if old is None else {p.extent.number: p for p in old.postings}
         self.postings: list[PostingRuns] = [
             known.get(extent.number) or PostingRuns(extent, self.codec.run_block_bytes(record.dim))
             for extent in self.of_kind(ExtentKind.POSTINGS)
         ]
+        parts = [own.part for own in self.postings]
+        self.parts: I64 = np.array(parts, np.int64).reshape(len(parts), v.PART_FIELDS)
         kept = {} if old is None or old.codec != self.codec else old.directories
         self.directories: dict[int, Directories] = {
             extent.number: kept.get(extent.number) or Directories(extent, self.codec, record.metric)
@@ -122,15 +122,14 @@ class ExtentSet:
             read.get(extent.number) or Attributes(extent)
             for extent in self.of_kind(ExtentKind.ATTRIBUTES)
         ]
-        self.indexes: LruBytes[int, TenantIndex] = LruBytes(
-            INDEX_CACHE_BYTES, TenantIndex.remember_checks
-        )
+        self.indexes: LruBytes[int, TenantIndex] = LruBytes(INDEX_CACHE_BYTES)
 
     def directory(self, tenant: int, number: int) -> Directory | None:
         """Directory of a tenant in the extent of the given number; None for number 0."""
         if not number:
             return None
-        directory = self.directories[number].find(tenant)
+        directories = self.directories.get(number)
+        directory = None if directories is None else directories.find(tenant)
         if directory is None:
             raise CorruptionError(
                 f"Extent {number} of collection {self.identity.name!r} lacks the directory of "
@@ -145,13 +144,8 @@ class ExtentSet:
         known = self.indexes.get(tenant)
         if known is not None:
             return known
-        made = TenantIndex(self.directory(tenant, number), self.postings)
+        made = TenantIndex(self.directory(tenant, number), self.postings, self.parts)
         return self.indexes.put(tenant, made, made.nbytes)
-
-    def remember_checks(self) -> None:
-        """Tell the extents which of their runs were checked, for the next state's tables."""
-        for index in self.indexes.values():
-            index.remember_checks()
 
     def damage(self, thing: int) -> CorruptionError:
         """Build the error for a page of raw rows that kernels found damaged."""

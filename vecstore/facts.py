@@ -10,9 +10,9 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +29,8 @@ from vecstore.layout import (
     StoreRecord,
     TenantRecord,
 )
-from vecstore.snapshot import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.lookups import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.transaction import Transaction
 
 
 class Edit:
@@ -41,9 +42,10 @@ class Edit:
         As it will be after the transaction.
     """
 
-    def __init__(self, transaction: lmdb.Transaction, identity: Identity) -> None:
+    def __init__(self, transaction: Transaction, identity: Identity) -> None:
         self.transaction = transaction
         self.name = identity.name
+        self.has_tenants = identity.record.tenants
         self.collection = identity.record.number
         refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
@@ -59,6 +61,17 @@ class Edit:
             known = read_tenant(self.transaction, self.collection, number)
             self._tenants[number] = known
         return known
+
+    def knows(self, tenant: int) -> bool:
+        """Tell whether there is a tenant of this number; it may have been dropped meanwhile."""
+        key = layout.key_u32(self.collection, Kind.TENANT, tenant)
+        return not self.has_tenants or self.transaction.get(key) is not None
+
+    def is_dead(self, row: int) -> bool:
+        """Tell whether a row ended in an earlier transaction."""
+        page, place = divmod(row, layout.DEAD_PAGE_ROWS)
+        raw = self.transaction.get(layout.key_u32(self.collection, Kind.DEAD, page))
+        return raw is not None and bool(raw[place >> 3] >> (place & 7) & 1)
 
     def tenant_number(self, name: str) -> int:
         """Number of a tenant; one that is not there yet is created."""
@@ -88,15 +101,18 @@ class Edit:
     def find(self, tenant: int, ids: Ids) -> Iterator[tuple[NDArray[np.int64], list[bytes], Any]]:
         """Look ids up: places, keys and values, some at a time, in the order of keys."""
         for places, keys in ids.keys(layout.id_prefix(self.collection, tenant)):
-            yield places, keys, [self.transaction.get(key, ABSENT) for key in keys]
+            yield places, keys, [self.transaction.get(key) or ABSENT for key in keys]
+
+    def skip_to(self, row: int) -> None:
+        """Never give out the row numbers before `row`."""
+        self._dead += range(self.state.next_row, row)
+        self.state.next_row = row
 
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows of their own tenant; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
-        pack = layout.U32.pack
-        cursor = self.transaction.cursor()
         for places, keys in ids.keys(prefix):
-            cursor.putmulti(list(zip(keys, map(pack, rows[places].tolist()), strict=True)))
+            self.transaction.put_rows(keys, rows[places])
         self.state.live_rows += len(ids)
         self.tenant(tenant).rows += len(ids)
 
@@ -123,7 +139,7 @@ class Edit:
                 if value is not None
             ]
             pairs.sort()
-            self.transaction.cursor().putmulti(pairs)
+            self.transaction.put_many(pairs)
             if kind == Kind.METADATA:
                 self.state.metadata_rows += len(pairs)
             else:
@@ -169,9 +185,7 @@ class Edit:
 
     def unindex_tenant(self, tenant: int) -> None:
         """Tell that a tenant has no rows in postings any more, and so no directory."""
-        delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
         record = self.tenant(tenant)
-        record.revoked = 0
         record.directory = record.indexed_rows = record.trained_rows = 0
         record.calibration, record.calibration_note = [], ""
 
@@ -191,15 +205,9 @@ class Edit:
             All postings are new, and hold all that the tenant has indexed.
         """
         record = self.tenant(tenant)
-        if record.pending:
-            delete_range(self.transaction, layout.key_u32(self.collection, Kind.PENDING, tenant))
-            self.state.pending -= record.pending
-            record.pending = 0
         if directory:
             record.directory = directory
         if anew:
-            delete_range(self.transaction, layout.key_u32(self.collection, Kind.REVOKED, tenant))
-            record.revoked = 0
             record.indexed_rows = record.trained_rows = rows
             record.calibrated_rows = 0
             record.trained_spread, record.later_spread, record.later_rows = spread, 0.0, 0
@@ -210,10 +218,11 @@ class Edit:
             record.later_rows += rows
             record.later_spread = total / record.later_rows
 
-    def clear_log(self) -> None:
-        """Drop the row log, whose rows an extent holds by now."""
+    def clear_log(self, end: int) -> None:
+        """Drop the rows of the row log below `end`, which an extent holds by now."""
         prefix = layout.key(self.collection, Kind.LOG)
-        delete_range(self.transaction, prefix)
+        self.transaction.delete_range(prefix, layout.key_u32(self.collection, Kind.LOG, end))
+        self.state.log_first = end
         self._extents_changed = True
 
     def finish(self) -> None:
@@ -258,31 +267,23 @@ class Edit:
         """Keep the last change records only; readers further behind load everything."""
         oldest_kept = number - CHANGES_KEPT
         prefix = layout.key(self.collection, Kind.CHANGE)
-        cursor = self.transaction.cursor()
-        for _ in range(2):
-            if not cursor.set_range(prefix) or not bytes(cursor.key()).startswith(prefix):
-                return
-            oldest = int(layout.U64.unpack(bytes(cursor.key())[len(prefix) :])[0])
+        for key in [key for key, _ in islice(self.transaction.scan(prefix), 2)]:
+            oldest = int(layout.U64.unpack(key[len(prefix) :])[0])
             if oldest >= oldest_kept:
                 return
-            cursor.delete()
+            self.transaction.delete(key)
             self.state.changes_trimmed = oldest
 
 
-def read_store(transaction: lmdb.Transaction) -> StoreRecord:
+def read_store(transaction: Transaction) -> StoreRecord:
     """Read the store's counters."""
     raw = transaction.get(layout.key(0, Kind.STORE))
-    return StoreRecord() if raw is None else layout.unpack(raw, type=StoreRecord)
+    if raw is None:
+        raise transaction.lack(layout.key(0, Kind.STORE))
+    record: StoreRecord = layout.unpack(raw, type=StoreRecord)
+    return record
 
 
-def put_store(transaction: lmdb.Transaction, store: StoreRecord) -> None:
+def put_store(transaction: Transaction, store: StoreRecord) -> None:
     """Write the store's counters."""
     transaction.put(layout.key(0, Kind.STORE), layout.pack(store))
-
-
-def delete_range(transaction: lmdb.Transaction, prefix: bytes) -> None:
-    """Delete every key with a prefix."""
-    cursor = transaction.cursor()
-    while cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix):
-        if not cursor.delete():
-            return

@@ -21,21 +21,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import layout
-from vecstore.balance import find_change
+from vecstore import layout, membership
+from vecstore.balance import Tally
 from vecstore.build import Builder, Built, next_chunk
-from vecstore.calibrate import calibrate
 from vecstore.clustering import Progress, silent, worker_pool
-from vecstore.config import FRAGMENTS_MAX, GROWTH_MAX
 from vecstore.division import Assignment, Divider
-from vecstore.facts import Edit, put_store, read_store
+from vecstore.extent_set import ExtentSet
+from vecstore.facts import Edit
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
-from vecstore.publish import ExtentNumbers, abandon
-from vecstore.reclaim import remove_retired
+from vecstore.publish import ExtentNumbers, abandon, publishing
+from vecstore.recalibration import Recalibration
 from vecstore.row_source import Rows
 from vecstore.shares import NewRows, Share, places_by_tenant, share_of
-from vecstore.snapshot import Snapshot, scan
-from vecstore.writing import Writing
+from vecstore.snapshot import Snapshot
+from vecstore.tenant_view import TenantView, rows_under
+from vecstore.upkeep import find_change
+from vecstore.writing import Captured, Writing
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
@@ -48,25 +49,21 @@ class Indexer:
     Attributes
     ----------
     balance : bool
-        Postings are divided and dissolved as rows come; off, they only grow.
+        Postings are divided, dissolved and renewed as rows come; off, they only grow.
+    tally : Tally
+        What keeping them in shape has done since the store was opened.
     """
 
     def __init__(self, writing: Writing) -> None:
         self._writing = writing
         self._environment = writing.environment
         self._identity = writing.identity
-        self._untested: set[int] = set()
-        self._tally = np.zeros(4, np.int64)
+        self.recalibration = Recalibration(writing)
+        self.tally = Tally()
         self.balance = True
-
-    def tally(self) -> dict[str, int]:
-        """What keeping postings in shape has done since the store was opened."""
-        names = ("splits", "merges", "checked", "moved")
-        return dict(zip(names, self._tally.tolist(), strict=True))
 
     def run(
         self,
-        snapshot: Snapshot,
         new: NewRows | None = None,
         replaced: U32 = _NO_ROWS,
         put_facts: Callable[[Edit, U32], None] | None = None,
@@ -75,12 +72,13 @@ class Indexer:
         lost: Collection[int] | None = None,
         progress: Progress = silent,
     ) -> None:
-        """Bring fresh rows, pending grants and new rows into extents.
+        """Bring fresh rows, pending grants and new rows into extents; the build lock must be held.
+
+        Without new rows other calls may write meanwhile; with them, the write lock must be held
+        too.
 
         Parameters
         ----------
-        snapshot : Snapshot
-            The newest.
         new : NewRows, optional
         replaced : uint32
             Rows that end with this call.
@@ -90,68 +88,42 @@ class Indexer:
         anew : collection of int
             Tenants that are divided anew in any case.
         lost : collection of int, optional
-            Extents that the snapshot leaves out because they cannot be read; they are retired, and
-            every tenant is divided anew.
+            Extents that are left out of what is read here because they cannot be read; they are
+            retired, and every tenant is divided anew.
         """
+        with self._writing.captured(seal=new is None) as captured:
+            snapshot = captured.snapshot
+            everything = lost is not None
+            touched = self._touched(captured, everything) | set(anew)
+            shares = self._shares(captured, new, replaced, touched, touched if everything else anew)
         numbers = ExtentNumbers(self._environment)
         pool = worker_pool(self._writing.searcher.workers)
-        codec = snapshot.extents.codec
-        builder = Builder(self._identity, codec, numbers, pool, progress)
-        extents = snapshot.extents
-        everything = max(len(extents.postings), len(extents.attributes)) >= FRAGMENTS_MAX
-        everything = everything or lost is not None
-        touched = self._touched(snapshot, everything) | set(anew)
-        shares = self._shares(snapshot, new, replaced, touched, touched if everything else anew)
-        stored = [share.stored for share in shares]
-        kept = np.unique(np.concatenate([np.zeros(0, np.uint32), *stored])).astype(np.uint32)
-        self._writing.searcher.check_rows(snapshot, kept)
-        vectors = None if new is None else new.vectors
-        rows = Rows(self._identity, snapshot.addresses(kept), vectors)
-        first_row = next_chunk(snapshot.state.next_row)
+        builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress)
         builts: list[Built] = []
         try:
             if snapshot.log_count:
                 builts.append(builder.store_log(snapshot))
-            assignments: list[Assignment] = []
-            if rows.n:
-                divider = Divider(self._identity, rows, pool, progress)
-                assignments = self._divide(snapshot, divider, shares, kept)
-                rows, kept, assignments = self._balance(
-                    snapshot, rows, kept, shares, assignments, replaced, pool
-                )
-                models = [
-                    share.directory.model
-                    for share in shares
-                    if not share.train and share.directory is not None
-                ]
-                owners = np.zeros(0, np.uint32) if new is None else new.owners
-                ids: Any = np.zeros(0, np.int64) if new is None else new.ids
-                model = models[0] if models else None
-                builts.append(builder.write(rows, kept, first_row, owners, ids, assignments, model))
-                self._put_attributes(snapshot, builder, builts[-1], new, shares, everything)
+            assignments = self._write(
+                snapshot, builder, pool, builts, shares, new, replaced, everything
+            )
+            gone = self._replaced(snapshot.extents, assignments, builts, everything)
             progress("publish", 0, 1)
-            emptied = touched - {one.leaves.tenant for one in assignments}
-            with self._environment.write() as transaction:
-                edit = Edit(transaction, self._identity)
-                self._publish(
-                    edit, snapshot, builts, shares, assignments, emptied if everything else ()
-                )
-                store = read_store(transaction)
-                store.next_extent = numbers.value
-                put_store(transaction, store)
-                if everything or self._replaces_all(assignments):
-                    edit.retire(extents, ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
-                elif not self._identity.record.tenants and builts and builts[-1].directory:
-                    edit.retire(extents, ExtentKind.DIRECTORY)
+            with publishing(self._writing, numbers) as edit:
+                self._publish(edit, shares, assignments, builts)
                 if everything:
-                    edit.retire(extents, ExtentKind.ATTRIBUTES)
-                edit.retire_extents(lost or ())
+                    for tenant in touched - {one.leaves.tenant for one in assignments}:
+                        edit.unindex_tenant(tenant)
+                        membership.settle_grants(
+                            edit, tenant, _NO_ROWS, _NO_ROWS, _NO_ROWS, anew=True
+                        )
+                edit.retire_extents(sorted(gone.union(lost or ())))
+                end = next_chunk(snapshot.state.next_row)
                 if new is not None and put_facts is not None:
-                    edit.reserve(first_row, len(new.owners))
+                    edit.reserve(end, len(new.owners))
                     put_facts(edit, builts[-1].numbers)
-                edit.state.next_row = next_chunk(edit.state.next_row)
-                edit.state.log_first = edit.state.next_row
-                edit.finish()
+                    end = next_chunk(edit.state.next_row)
+                edit.state.next_row = max(edit.state.next_row, end)
+                edit.clear_log(end)
         except BaseException:
             abandon(self._environment, self._identity, builts)
             raise
@@ -162,7 +134,7 @@ class Indexer:
 
     def _shares(
         self,
-        snapshot: Snapshot,
+        captured: Captured,
         new: NewRows | None,
         replaced: U32,
         touched: Collection[int],
@@ -170,6 +142,7 @@ class Indexer:
     ) -> list[Share]:
         """Shares of all tenants that have something new, by number."""
         fresh = places_by_tenant(new)
+        snapshot = captured.snapshot
         shares = []
         no_places = np.zeros(0, np.int64)
         known = snapshot.state.next_tenant if self._identity.record.tenants else TENANT_NONE + 1
@@ -178,8 +151,10 @@ class Indexer:
             if tenant >= known:
                 shares.append(Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
                 continue
-            view = self._writing.view(snapshot, tenant)
+            view = captured.view(tenant)
             share = share_of(self._identity.row_bytes, view, places, replaced)
+            if view.record.ever_granted:
+                share.pending, share.revoked = self._grants(captured, view)
             share.train = share.train or tenant in anew
             if share.train:
                 stored = np.setdiff1d(view.row_numbers(), replaced)
@@ -188,22 +163,68 @@ class Indexer:
                 shares.append(share)
         return shares
 
-    def _touched(self, snapshot: Snapshot, everything: bool) -> set[int]:
+    def _grants(self, captured: Captured, view: TenantView) -> tuple[U32, U32]:
+        """Rows granted to a tenant that are pending, and those revoked that stand in postings."""
+        collection, record = self._writing.collection, view.record
+        below = captured.transaction, collection
+        return (
+            rows_under(*below, Kind.PENDING, view.number, record.pending),
+            rows_under(*below, Kind.REVOKED, view.number, record.revoked),
+        )
+
+    def _touched(self, captured: Captured, everything: bool) -> set[int]:
         """Tenants with fresh rows or pending grants, or all."""
+        snapshot, transaction = captured.snapshot, captured.transaction
         if not self._identity.record.tenants:
             return {TENANT_NONE} if snapshot.log_count or everything else set()
-        kinds = [Kind.TENANT] if everything else [Kind.PENDING]
-        with self._writing.reading() as transaction:
-            touched = {  # the row log may still hold rows of tenants that were dropped
-                tenant
-                for tenant in snapshot.log.tenants
-                if transaction.get(layout.key_u32(self._writing.collection, Kind.TENANT, tenant))
-            }
-            for kind in kinds:
-                prefix = layout.key(self._writing.collection, kind)
-                for key, _ in scan(transaction, prefix):
-                    touched.add(int(layout.U32.unpack_from(key, len(prefix))[0]))
+        touched = {  # the row log may still hold rows of tenants that were dropped
+            tenant
+            for tenant in set(snapshot.log.owners[: snapshot.log_count])
+            if transaction.get(layout.key_u32(self._writing.collection, Kind.TENANT, tenant))
+        }
+        prefix = layout.key(self._writing.collection, Kind.TENANT if everything else Kind.PENDING)
+        for key, _ in transaction.scan(prefix):
+            touched.add(int(layout.U32.unpack_from(key, len(prefix))[0]))
         return touched
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def _write(
+        self,
+        snapshot: Snapshot,
+        builder: Builder,
+        pool: ThreadPoolExecutor,
+        builts: list[Built],
+        shares: Sequence[Share],
+        new: NewRows | None,
+        replaced: U32,
+        everything: bool,
+    ) -> list[Assignment]:
+        """Give all rows of the shares their postings and write these; `builts` gets them."""
+        stored = [share.stored for share in shares]
+        kept = np.unique(np.concatenate([_NO_ROWS, *stored])).astype(np.uint32)
+        self._writing.searcher.check_rows(snapshot, kept)
+        vectors = None if new is None else new.vectors
+        rows = Rows(self._identity, snapshot.addresses(kept), vectors)
+        if not rows.n:
+            return []
+        divider = Divider(self._identity, rows, pool, builder.progress)
+        assignments = self._divide(snapshot, divider, shares, kept)
+        rows, kept, assignments = self._balance(
+            snapshot, rows, kept, shares, assignments, replaced, pool
+        )
+        models = [
+            share.directory.model
+            for share in shares
+            if not share.train and share.directory is not None
+        ]
+        owners = np.zeros(0, np.uint32) if new is None else new.owners
+        ids: Any = np.zeros(0, np.int64) if new is None else new.ids
+        model = models[0] if models else None
+        first_row = next_chunk(snapshot.state.next_row)
+        builts.append(builder.write(rows, kept, first_row, owners, ids, assignments, model))
+        self._put_attributes(snapshot, builder, builts[-1], new, shares, everything)
+        return assignments
 
     def _divide(
         self, snapshot: Snapshot, divider: Divider, shares: Sequence[Share], kept: U32
@@ -226,7 +247,8 @@ class Indexer:
             if share.train or share.directory is None:
                 assignments.append(next(trained))
             else:
-                assignments.append(divider.append(share.directory.leaves, part))
+                leaves = share.directory.leaves
+                assignments.append(divider.append(leaves, part, share.copies))
         return assignments
 
     def _balance(
@@ -270,7 +292,7 @@ class Indexer:
                     change.apply, one, stored, more.take, next_posting
                 ).result()
                 next_posting += one.new
-                self._tally += tally
+                self.tally += tally
             after.append(one)
         return more, stored, after
 
@@ -301,65 +323,67 @@ class Indexer:
             )
             for share in shares
         )
-        with self._writing.reading() as transaction:
 
-            def metadata(row: int) -> dict[str, Any] | None:
-                place = row - first
-                if 0 <= place < len(place_of):
-                    return None if given is None else given[int(place_of[place])]
-                raw = transaction.get(layout.key_u32(self._writing.collection, Kind.METADATA, row))
-                return None if raw is None else layout.unpack(raw)
+        def metadata(row: int) -> dict[str, Any] | None:
+            place = row - first
+            if 0 <= place < len(place_of):
+                return None if given is None else given[int(place_of[place])]
+            raw = transaction.get(layout.key_u32(self._writing.collection, Kind.METADATA, row))
+            return None if raw is None else layout.unpack(raw)
 
+        # a later transaction than that of the snapshot: rows that ended since may lack theirs
+        transaction = self._environment.read_committed()
+        try:
             builder.put_attributes(built, tenants, metadata)
+        finally:
+            transaction.abort()
 
     # --- publishing ------------------------------------------------------------------------
 
     def _publish(
         self,
         edit: Edit,
-        snapshot: Snapshot,
-        builts: Sequence[Built],
         shares: Sequence[Share],
         assignments: Sequence[Assignment],
-        emptied: Collection[int],
+        builts: Sequence[Built],
     ) -> None:
         """Name new extents and tell the tenants what they have in them."""
-        if snapshot.log_count:
-            edit.clear_log()
         directory = builts[-1].directory if builts else 0
         for share, one in zip(shares, assignments, strict=True):
+            edit.state.next_posting += len(one.leaves.numbers) if one.trained else max(0, one.new)
+            if share.view is not None and not edit.knows(share.tenant):
+                continue  # dropped meanwhile
             edit.index_tenant(
-                one.leaves.tenant,
+                share.tenant,
                 directory if one.needs_directory else 0,
                 len(share.stored) + len(share.places),
                 one.spread,
                 anew=one.trained,
             )
-            edit.state.next_posting += len(one.leaves.numbers) if one.trained else max(0, one.new)
+            self.tally += Tally(written=int((one.homes >= 0).sum()))
+            if share.view is not None and share.view.record.ever_granted:
+                membership.settle_grants(
+                    edit, share.tenant, share.stored, share.pending, share.revoked, anew=one.trained
+                )
             if len(one.leaves.numbers) > 1:
-                self._untested.add(one.leaves.tenant)
-        for tenant in emptied:
-            edit.unindex_tenant(tenant)
+                self.recalibration.consider(share.tenant)
         for built in builts:
             edit.add_extents(built.extents)
 
-    def _replaces_all(self, assignments: Sequence[Assignment]) -> bool:
-        """Whether the only tenant was divided anew, so that no old posting is read any more."""
-        return not self._identity.record.tenants and any(one.trained for one in assignments)
-
-    def settle(self, progress: Progress) -> None:
-        """Remove what new extents replaced; measure what was divided anew."""
-        remove_retired(self._environment)
-        snapshot = self._writing.newest()
-        if not self._identity.record.tenants:
-            self._untested.add(TENANT_NONE)
-        for tenant in sorted(self._untested):
-            view = self._writing.view(snapshot, tenant)
-            directory = view.index.directory
-            if (
-                directory is not None
-                and len(directory.postings) > 1
-                and view.rows > GROWTH_MAX * view.record.calibrated_rows
-            ):
-                calibrate(self._writing, view, progress)
-            self._untested.discard(tenant)
+    def _replaced(
+        self,
+        extents: ExtentSet,
+        assignments: Sequence[Assignment],
+        builts: Sequence[Built],
+        everything: bool,
+    ) -> set[int]:
+        """Extents that nobody reads any more once the new ones are named."""
+        alone = not self._identity.record.tenants
+        kinds: set[ExtentKind] = set()
+        if everything:
+            kinds |= {ExtentKind.POSTINGS, ExtentKind.DIRECTORY, ExtentKind.ATTRIBUTES}
+        elif alone and any(one.trained for one in assignments):
+            kinds |= {ExtentKind.POSTINGS, ExtentKind.DIRECTORY}
+        elif alone and builts and builts[-1].directory:
+            kinds.add(ExtentKind.DIRECTORY)
+        return {extent.number for kind in kinds for extent in extents.of_kind(kind)}

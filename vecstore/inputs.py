@@ -106,7 +106,7 @@ def parse_queries(vectors: Any, dim: int, collection: str, scalar: bool) -> NDAr
         and vectors.flags.c_contiguous
         and vectors.ndim == (1 if scalar else 2)
     ):
-        return vectors.reshape(-1, dim)
+        return vectors[None] if scalar else vectors
     array = as_array(vectors, dim, collection, scalar)
     if scalar and len(array) != 1:
         raise InvalidVectorError(

@@ -19,7 +19,7 @@ class LruBytes(Generic[Key, Value]):
     budget : int
         Bytes.
     let_go : callable, optional
-        Called with a value that is dropped.
+        Told of each value that is not kept any more.
     """
 
     def __init__(self, budget: int, let_go: Callable[[Value], None] | None = None) -> None:
@@ -48,19 +48,24 @@ class LruBytes(Generic[Key, Value]):
             self._kept[key] = (value, nbytes)
             self.nbytes += nbytes
             while self.nbytes > self._budget and len(self._kept) > 1:
-                _, (oldest, size) = self._kept.popitem(last=False)
+                _, (last, size) = self._kept.popitem(last=False)
                 self.nbytes -= size
-                dropped.append(oldest)
-        if self._let_go is not None:
-            for oldest in dropped:
-                self._let_go(oldest)
+                dropped.append(last)
+        self._drop(dropped)
         return value
+
+    def _drop(self, values: list[Value]) -> None:
+        if self._let_go is not None:
+            for value in values:
+                self._let_go(value)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
+            dropped = [value for value, _ in self._kept.values()]
             self._kept.clear()
             self.nbytes = 0
+        self._drop(dropped)
 
     def values(self) -> Iterator[Value]:
         """Values at this moment."""

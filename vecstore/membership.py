@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.errors import DuplicateIdError, ReadOnlyError
-from vecstore.facts import Edit, delete_range
+from vecstore.facts import Edit
 from vecstore.ids import Ids
 from vecstore.layout import Kind
-from vecstore.snapshot import ABSENT, scan
+from vecstore.lookups import ABSENT
+from vecstore.tenant_view import rows_under
 
 U32 = NDArray[np.uint32]
 
@@ -88,11 +89,11 @@ def delete_rows(edit: Edit, tenant: int, ids: Ids) -> int:
             if owner != tenant:
                 raise _read_only(edit, tenant, ids.one(place))
             found[key] = row
-    _delete_keys(edit, tenant, found, start)
+    delete_keys(edit, tenant, found, start)
     return len(found)
 
 
-def _delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
+def delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
     """Delete id keys and their rows; ids begin at `start` of a key."""
     for key, row in found.items():
         edit.transaction.delete(key)
@@ -168,7 +169,6 @@ def grant_new(edit: Edit, grantee: int, ids: Ids, rows: U32, owners: U32, *, pen
     """
     record = edit.tenant(grantee)
     granted = 0
-    cursor = edit.transaction.cursor()
     for places, keys in ids.keys(layout.id_prefix(edit.collection, grantee)):
         pairs = []
         for place, key in zip(places.tolist(), keys, strict=True):
@@ -186,7 +186,7 @@ def grant_new(edit: Edit, grantee: int, ids: Ids, rows: U32, owners: U32, *, pen
             elif not pending:
                 _drop_pending(edit, grantee, row)
             pairs.append((key, layout.pack_granted(row, owner)))
-        cursor.putmulti(pairs)
+        edit.transaction.put_many(pairs)
     record.granted += granted
     record.ever_granted = True
 
@@ -227,22 +227,59 @@ def revoke(edit: Edit, owner: int, grantee: int, ids: Ids) -> int:
     return count
 
 
+def settle_grants(
+    edit: Edit, tenant: int, placed: U32, pending: U32, revoked: U32, *, anew: bool
+) -> None:
+    """Tell where granted rows stand, once postings are written that were made from an older state.
+
+    Parameters
+    ----------
+    placed : uint32, ascending
+        Rows that were put into postings of the tenant.
+    pending, revoked : uint32
+        Rows that were so in the older state.
+    anew : bool
+        The tenant has no other postings than those just written.
+    """
+    record = edit.tenant(tenant)
+    pending_now = rows_under(
+        edit.transaction, edit.collection, Kind.PENDING, tenant, record.pending
+    )
+    for row in np.intersect1d(pending_now, placed).tolist():
+        _drop_pending(edit, tenant, row)
+    ended = np.setdiff1d(np.intersect1d(pending, placed), pending_now)
+    revoked_since = [row for row in ended.tolist() if not edit.is_dead(row)]
+    if anew:
+        revoked_now = rows_under(
+            edit.transaction, edit.collection, Kind.REVOKED, tenant, record.revoked
+        )
+        for row in np.setdiff1d(revoked_now, placed).tolist():
+            edit.transaction.delete(layout.key_pair(edit.collection, Kind.REVOKED, tenant, row))
+            record.revoked -= 1
+        for row in np.setdiff1d(revoked, np.union1d(revoked_now, placed)).tolist():
+            if tenant in _grantees(edit, row):  # granted again since
+                _put_pending(edit, tenant, row)
+    for row in revoked_since:
+        edit.transaction.put(layout.key_pair(edit.collection, Kind.REVOKED, tenant, row), b"")
+        record.revoked += 1
+
+
 def drop_tenant(edit: Edit, tenant: int) -> None:
     """Delete a tenant: its rows for everybody, grants to it, its name and number."""
     transaction, collection = edit.transaction, edit.collection
     name = edit.tenant(tenant).name
     prefix = layout.id_prefix(collection, tenant)
     own: dict[bytes, int] = {}
-    for key, value in scan(transaction, prefix):
+    for key, value in transaction.scan(prefix):
         row, owner = layout.unpack_id(value, tenant)
         if owner == tenant:
             own[key] = row
         else:
             _drop_grantee(edit, row, tenant)
-    _delete_keys(edit, tenant, own, len(prefix))
+    delete_keys(edit, tenant, own, len(prefix))
     edit.state.pending -= edit.tenant(tenant).pending
     for kind in (Kind.ID, Kind.PENDING, Kind.REVOKED, Kind.TENANT):
-        delete_range(transaction, layout.key_u32(collection, kind, tenant))
+        transaction.delete_range(layout.key_u32(collection, kind, tenant))
     transaction.delete(layout.key(collection, Kind.TENANT_NAME, name.encode()))
     edit.state.tenants -= 1
     edit.forget_tenant(tenant)

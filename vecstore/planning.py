@@ -7,31 +7,29 @@ postings are probed.  Either way as many hits come back as there are matching ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
-from pyroaring import BitMap
 
-from vecstore import layout
 from vecstore.attributes import matching
-from vecstore.bitmaps import bitmap_of, rows_of
 from vecstore.calibrate import (
     COST_BYTE_NS,
     COST_POSTING_NS,
     COST_RERANK_NS,
-    choose_effort,
     effort_of,
 )
 from vecstore.config import RECALL_DEFAULT, Effort
 from vecstore.errors import QuotaExceededError
 from vecstore.filters import Filter
 from vecstore.inputs import parse_recall
-from vecstore.layout import Kind
+from vecstore.rowsets import RowSet
 from vecstore.search import effort_array
 from vecstore.tenant_view import TenantView
+from vecstore.transaction import Transaction
 
 U32 = NDArray[np.uint32]
 PLANS_MAX = 64
@@ -52,18 +50,27 @@ class Plan:
         None for exact distances of all of them.
     settings : float64 array
         The effort as kernels take it.
-    bytes : int
-        What one query should read of codes and vectors, by estimate.
     """
 
     view: TenantView
     effort: Effort | None
     settings: NDArray[np.float64]
-    bytes: int
+
+    @cached_property
+    def bytes(self) -> int:
+        """What one query should read of codes and vectors, by estimate."""
+        view, effort = self.view, self.effort
+        row_bytes = view.snapshot.identity.row_bytes
+        if effort is None:
+            return view.rows * row_bytes
+        postings = min(effort.probes, len(view.index.first_run) - 1)
+        codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
+        codes = postings * view.index.mean_entries * codec.row_bytes(dim)
+        return int(codes) + RERANKED * row_bytes
 
 
 def make_plan(
-    transaction: lmdb.Transaction,
+    transaction: Transaction,
     view: TenantView,
     where: Filter | None,
     recall: float | None,
@@ -91,32 +98,23 @@ def make_plan(
         if len(view.plans) >= PLANS_MAX:
             view.plans.clear()
         view.plans[key] = plan
-    _hold_to_quota(view, plan, where, k)
+    if view.limited:
+        _hold_to_quota(view, plan, where, k)
     return plan
 
 
 def _plan(view: TenantView, effort: Effort | None) -> Plan:
-    row_bytes = view.snapshot.identity.row_bytes
-    if effort is None:
-        return Plan(view, None, effort_array(None), view.rows * row_bytes)
-    postings = min(effort.probes, len(view.index.first_run) - 1)
-    codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
-    codes = postings * view.index.mean_entries * codec.row_bytes(dim)
-    return Plan(view, effort, effort_array(effort), int(codes) + RERANKED * row_bytes)
+    return Plan(view.listed if effort is None else view, effort, effort_array(effort))
 
 
 def _plan_filtered(
-    transaction: lmdb.Transaction, view: TenantView, where: Filter, recall: float, k: int
+    transaction: Transaction, view: TenantView, where: Filter, recall: float, k: int
 ) -> Plan:
     """Plan a query over the rows that a filter matches, by how many they are."""
-    rows = matching_rows(transaction, view, where)
+    rows = matching_set(transaction, view, where)
     if len(rows) == view.rows:
         return _plan(view, effort_of(view, recall, k))
-    effort = effort_of(view, recall, k)
-    if effort is not None and len(view.index.first_run) > 2:
-        record = view.record
-        spread_k = max(k, round(k * view.rows / max(1, len(rows))))
-        effort = choose_effort(record.calibration, recall, spread_k, record.calibration_k)
+    effort = effort_of(view, recall, max(k, round(k * view.rows / max(1, len(rows)))))
     if effort is None or _exact_is_cheaper(view, effort, len(rows)):
         return _plan(view.only(rows), None)
     return _plan(view.narrowed(rows), effort)
@@ -128,31 +126,31 @@ def _exact_is_cheaper(view: TenantView, effort: Effort, rows: int) -> bool:
     rerank = COST_RERANK_NS * (0.5 + dim / 256)
     posting = COST_POSTING_NS + view.index.mean_entries * codec.row_bytes(dim) * COST_BYTE_NS
     postings = min(effort.probes, len(view.index.first_run) - 1)
-    return rows * rerank / 2 <= postings * posting + RERANKED * rerank
+    return rows * rerank / 3 <= postings * posting + RERANKED * rerank  # asked for ahead
 
 
-def matching_rows(transaction: lmdb.Transaction, view: TenantView, where: Filter) -> U32:
-    """Rows of a tenant that a filter matches, ascending; remembered with the view."""
+def matching_rows(transaction: Transaction, view: TenantView, where: Filter) -> U32:
+    """Rows of a tenant that a filter matches, ascending."""
+    return matching_set(transaction, view, where).rows
+
+
+def matching_set(transaction: Transaction, view: TenantView, where: Filter) -> RowSet:
+    """Rows of a tenant that a filter matches; remembered with the view."""
     known = view.matches.get(where.key)
     if known is not None:
         return known
     snapshot = view.snapshot
-    collection = snapshot.identity.record.number
-
-    def universe() -> BitMap:
-        return bitmap_of(view.row_numbers())
-
-    def metadata(row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(collection, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
-
-    sources = snapshot.extents.attributes
-    fresh = ((row, metadata(row)) for row in view.live_fresh().tolist())
-    found = rows_of(matching(where, view.number, sources, fresh, universe))
-    found = layout.keep_set(view.live, found)
+    fresh: Iterable[tuple[int, dict[str, Any] | None]] = ()
+    if len(view.fresh):
+        new = view.live_fresh().tolist()
+        metadata = snapshot.metadata(transaction, new)
+        fresh = zip(new, metadata, strict=True)
+    sources, words = snapshot.extents.attributes, len(view.live)
+    found = matching(where, view.number, sources, fresh, lambda: view.universe, words)
+    found &= view.live_set
     if view.record.ever_granted:  # an index may hold rows that were revoked since
-        found = np.intersect1d(found, view.row_numbers(), assume_unique=True)
-    return view.matches.put(where.key, found, found.nbytes + 256)
+        found &= view.universe
+    return view.matches.put(where.key, found, found.nbytes)
 
 
 def _hold_to_quota(view: TenantView, plan: Plan, where: Filter | None, k: int) -> None:

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -27,8 +26,8 @@ from vecstore.codecs import Model
 from vecstore.config import BLOCK_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, ExtentWriter
+from vecstore.kernels import view as v
 from vecstore.kernels.encode import encode_runs
-from vecstore.kernels.view import RAW_FORM
 from vecstore.layout import (
     NO_ROW,
     PAGE,
@@ -141,7 +140,7 @@ def write_postings(
     counts = np.diff(postings.first)
     blocks = np.where(postings.listed, 0, -(-counts // BLOCK_ROWS))
     view = model.view()
-    view[RAW_FORM] = form
+    view[v.RAW_FORM] = form
     sizes = np.where(postings.listed, 4 * counts, blocks * model.codec.run_block_bytes(model.dim))
     offsets = place_runs(sizes)
     runs = np.zeros(len(counts), RUN_DTYPE)
@@ -239,39 +238,56 @@ def _spans(runs: I64) -> list[tuple[int, int]]:
     return spans
 
 
+def _offset(field: str) -> int:
+    return int(RUN_DTYPE.fields[field][1])  # type: ignore[index]
+
+
+assert _offset("posting") == v.STORED_POSTING
+assert _offset("offset") == v.STORED_OFFSET
+assert _offset("rows") == v.STORED_ROWS
+assert _offset("blocks") == v.STORED_BLOCKS
+assert _offset("sum") == v.STORED_SUM
+assert RUN_DTYPE.itemsize == v.STORED_RUN_BYTES
+
+
 class PostingRuns:
-    """The runs of one mapped postings extent."""
+    """The runs of one mapped postings extent.
+
+    Attributes
+    ----------
+    runs : RUN_DTYPE (n,)
+    checked : bool (n,)
+        Those that matched their checksums; kernels set it too.
+    """
 
     def __init__(self, extent: Extent, run_block_bytes: int) -> None:
         self.extent = extent
         self._run_block_bytes = run_block_bytes
         self.runs = extent.array(Section.RUNS, RUN_DTYPE)
-        self.address = extent.address(Section.BLOCKS)
-        blocks = extent.array(Section.BLOCKS, np.uint8)
+        self._blocks: NDArray[np.uint8] = extent.array(Section.BLOCKS, np.uint8)
         self.tenants: U32 = np.ascontiguousarray(self.runs["tenant"])
-        ends = self.runs["offset"] + self._lengths(self.runs).astype(np.uint64)
-        if len(self.runs) and int(ends.max()) > blocks.nbytes:
+        coded = self.runs["blocks"].astype(np.int64) * run_block_bytes
+        lengths = np.where(self.runs["blocks"] > 0, coded, 4 * self.runs["rows"].astype(np.int64))
+        ends = self.runs["offset"] + lengths.astype(np.uint64)
+        if len(self.runs) and int(ends.max()) > self._blocks.nbytes:
             raise extent.corrupt(f"Extent {extent.number} names a run beyond its end.")
         self.checked = np.zeros(len(self.runs), np.bool_)
 
-    def _lengths(self, runs: NDArray[Any]) -> I64:
-        """Bytes of runs."""
-        coded = runs["blocks"].astype(np.int64) * self._run_block_bytes
-        return np.where(runs["blocks"] > 0, coded, 4 * runs["rows"].astype(np.int64))
-
-    def of_tenant(self, tenant: int) -> tuple[int, int]:
-        """First of a tenant's runs, and the one after the last."""
+    @property
+    def part(self) -> tuple[int, ...]:
+        """What kernels find its runs by: PART_FIELDS numbers, valid as long as this is."""
         return (
-            int(np.searchsorted(self.tenants, tenant, side="left")),
-            int(np.searchsorted(self.tenants, tenant, side="right")),
+            self.tenants.ctypes.data,
+            self.extent.address(Section.RUNS),
+            len(self.runs),
+            self.extent.address(Section.BLOCKS),
+            self.checked.ctypes.data,
         )
 
     def data(self, run: int) -> NDArray[np.uint8]:
         """Bytes of a run."""
-        start = int(self.runs[run]["offset"])
-        end = start + int(self._lengths(self.runs[run : run + 1])[0])
-        data: NDArray[np.uint8] = self.extent.array(Section.BLOCKS, np.uint8)[start:end]
-        return data
+        _, _, start, rows, blocks, _ = self.runs[run].item()
+        return self._blocks[start : start + (blocks * self._run_block_bytes or 4 * rows)]
 
     def intact(self, run: int) -> bool:
         """Hold a run against its checksum."""

@@ -1,19 +1,24 @@
-"""Extents on their way: numbers for new ones, and what becomes of those that nobody names."""
+"""Extents on their way: their numbers, the commit that names them, what becomes of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from vecstore import layout
 from vecstore.build import Built
 from vecstore.extent_set import Identity
-from vecstore.facts import read_store
+from vecstore.facts import Edit, put_store, read_store
 from vecstore.layout import Kind
+from vecstore.reclaim import remove_retired
 from vecstore.storage import Environment
+from vecstore.writing import Writing
 
 
 class ExtentNumbers:
     """Gives out extent numbers from those that the store has not used yet.
+
+    Whoever holds the store's build lock may have one.
 
     Attributes
     ----------
@@ -32,6 +37,24 @@ class ExtentNumbers:
         """Give a number."""
         self.value += 1
         return self.value - 1
+
+
+@contextmanager
+def publishing(writing: Writing, numbers: ExtentNumbers) -> Iterator[Edit]:
+    """Change facts and names of extents in one synced transaction; what raises undoes it."""
+    with writing.committing(), writing.environment.write() as transaction:
+        store = read_store(transaction)
+        store.next_extent = numbers.value
+        put_store(transaction, store)
+        edit = Edit(transaction, writing.identity)
+        yield edit
+        edit.finish()
+
+
+def clear_retired(writing: Writing) -> None:
+    """Unlink extents that were retired, where no reader is older."""
+    with writing.committing():
+        remove_retired(writing.environment)
 
 
 def abandon(environment: Environment, identity: Identity, builts: Iterable[Built]) -> None:

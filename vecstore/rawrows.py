@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX
+from vecstore.config import CHUNK_ROWS, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, EXTENT_PARTS
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels import view as v
 from vecstore.layout import (
@@ -48,9 +48,13 @@ def page_sums(data: memoryview) -> Iterator[int]:
         yield xxhash.xxh3_64_intdigest(data[start : start + PAGE])
 
 
-def extent_rows(row_bytes: int) -> int:
-    """Rows of one full raw extent, a multiple of `CHUNK_ROWS`."""
-    return max(1, EXTENT_BYTES_MAX // (row_bytes * CHUNK_ROWS)) * CHUNK_ROWS
+def extent_rows(row_bytes: int, rows: int) -> int:
+    """Rows of one raw extent among so many, a multiple of `CHUNK_ROWS`.
+
+    It takes its part of them, so that little space is needed to write it anew.
+    """
+    size = min(EXTENT_BYTES_MAX, max(EXTENT_BYTES_MIN, rows * row_bytes // EXTENT_PARTS))
+    return max(1, size // (row_bytes * CHUNK_ROWS)) * CHUNK_ROWS
 
 
 def write_rows(
@@ -220,9 +224,22 @@ class RawRows:
 
     def place(self, row: int) -> int:
         """Place of a row that stands here."""
-        if self._chunks is None:
+        if self._tables is None:
             return row - self.first_row
-        return int(self.places(np.array([row], np.uint32))[0])
+        bits, ranks, starts = self._tables
+        chunk, within = divmod(row - self.first_row, CHUNK_ROWS)
+        word, bit = divmod(within, 64)
+        below = bits[chunk, word] & ((1 << bit) - 1)
+        place: int = starts[chunk] + ranks[chunk, word] + below.bit_count()
+        return place
+
+    @cached_property
+    def _tables(self) -> tuple[Any, Any, Any] | None:
+        """Bits and ranks by chunk and word, starts by chunk, as plain ints; None when dense."""
+        if self._chunks is None:
+            return None
+        bits, ranks, starts = (self._chunks[name].data for name in ("bits", "ranks", "start"))
+        return bits, ranks, starts
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of rows that stand here."""
@@ -273,6 +290,13 @@ class RawRows:
     def owner(self, row: int) -> int:
         """Tenant of a row."""
         return TENANT_NONE if self._owners is None else self._owners[self.place(row)]
+
+    def several_owners(self, rows: list[int]) -> list[int]:
+        """Tenants of a few rows."""
+        if self._owners is None or self._chunks is not None:
+            return [self.owner(row) for row in rows]
+        owners, first = self._owners, self.first_row
+        return [owners[row - first] for row in rows]
 
     def owners(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Tenants of rows."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,32 +28,29 @@ from vecstore.errors import (
     InvalidArgumentError,
     UnknownIdError,
 )
-from vecstore.explain import explain_query
+from vecstore.explain import Trace
 from vecstore.extent_set import Identity
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
+from vecstore.lookups import find_tenant, refuse_dropped
 from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Explanation, Hit, Result, Tuning
-from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names
+from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names, owner_table
 from vecstore.search import Searcher
 from vecstore.session import Session
-from vecstore.snapshot import (
-    Snapshot,
-    find_tenant,
-    refuse_dropped,
-    scan,
-    take_snapshot,
-)
+from vecstore.snapshot import Snapshot, take_snapshot, tenant_names
 from vecstore.stats import collection_stats
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
 
 F = TypeVar("F", bound=Callable[..., Any])
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 _SNAPSHOT_TRIES = 20
+_NOTHING: Iterable[Any] = repeat(None)
 
 
 def _typed(verb: F) -> F:
@@ -68,6 +66,14 @@ def _typed(verb: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
+def _answered(rows: U32) -> list[int]:
+    """Row numbers of an answer without the places that were left over, which come last."""
+    numbers: list[int] = rows.tolist()
+    if numbers[-1] == NO_ROW:
+        del numbers[numbers.index(NO_ROW) :]
+    return numbers
+
+
 class Reader:
     """Answers the read verbs of one collection; safe to use from many threads."""
 
@@ -81,7 +87,7 @@ class Reader:
         self._refresh = threading.Lock()
         self._last: Snapshot | None = None
         self._losses = 0
-        self._known_names: dict[int, str | None] = {}
+        self._names = Names(self._number)
 
     @_typed
     def newest(self) -> Snapshot:
@@ -104,47 +110,47 @@ class Reader:
         where: Filter | None,
         recall: float | None,
         include: Sequence[str],
+        trace: Trace | None = None,
     ) -> list[Hit]:
-        """Answer one query (1, dim)."""
+        """Answer one query (1, dim); `trace` notes how."""
+        search = self._searcher.one if trace is None else trace.timed(self._searcher.one)
         with self._session as environment:
             transaction = environment.read()
             try:
                 snapshot, transaction = self._current(transaction)
-                views = self._views(transaction, snapshot, scope)
                 found: list[tuple[TenantView, U32, F32]] = []
-                for view in views:
+                for view in self._views(transaction, snapshot, scope):
                     plan = make_plan(transaction, view, where, recall, k)
+                    if trace is not None:
+                        trace.plans.append(plan)
                     wanted = min(k, plan.view.rows)
                     if wanted:
-                        one = self._searcher.one(plan.view, plan.settings, query, wanted)
-                        found.append((view, *one[:2]))
+                        rows, distances, _ = search(plan.view, plan.settings, query, wanted)
+                        found.append((view, rows, distances))
                 if not found:
                     parse_recall(recall)
                     self._check_queries(query)
                     return []
                 if len(found) == 1:
-                    view, rows, distances = found[0]
-                    owners = owner_names(self._names(transaction), view, rows)
+                    numbers = _answered(rows)
+                    owners = owner_names(transaction, self._names, found[0][0], numbers)
                 else:
-                    rows, distances, owners = merge(self._names(transaction), found, k)
-                return self._hits(transaction, snapshot, rows, distances.tolist(), include, owners)
+                    rows, distances, owners = merge(transaction, self._names, found, k)
+                    numbers = rows.tolist()
+                return self._hits(
+                    transaction, snapshot, numbers, distances.tolist(), include, owners
+                )
             finally:
                 transaction.abort()
 
     @_typed
     def explained(
-        self,
-        scope: Scope,
-        query: F32,
-        k: int,
-        where: Filter | None,
-        recall: float | None,
+        self, scope: Scope, query: F32, k: int, where: Filter | None, recall: float | None
     ) -> Explanation:
         """Answer one query (1, dim) and tell how."""
-        hits = self.nearest(scope, query, k, where, recall, ("metadata",))
-        with self._reading() as (snapshot, transaction):
-            views = self._views(transaction, snapshot, scope)
-            return explain_query(transaction, self._searcher, views, query, k, where, recall, hits)
+        trace = Trace()
+        hits = self.nearest(scope, query, k, where, recall, ("metadata",), trace)
+        return trace.explanation(hits)
 
     @_typed
     def nearest_many(
@@ -172,13 +178,16 @@ class Reader:
                     found.append((view, *many[:2]))
             if not found:
                 self._check_queries(queries)
-            if len(found) == 1 and owners is None:
-                wanted = found[0][1].shape[1]
-                rows[:, :wanted], distances[:, :wanted] = found[0][1:]
+            if len(found) == 1:
+                view, own_rows, own_distances = found[0]
+                wanted = own_rows.shape[1]
+                rows[:, :wanted], distances[:, :wanted] = own_rows, own_distances
+                if owners is not None:
+                    owners[:, :wanted] = owner_table(transaction, self._names, view, own_rows)
             elif found:
                 for i in range(len(queries)):
                     one = [(view, r[i], d[i]) for view, r, d in found]
-                    own_rows, own_distances, names = merge(self._names(transaction), one, k)
+                    own_rows, own_distances, names = merge(transaction, self._names, one, k)
                     rows[i, : len(own_rows)] = own_rows
                     distances[i, : len(own_rows)] = own_distances
                     if owners is not None:
@@ -186,11 +195,8 @@ class Reader:
             ids = snapshot.ids_of(rows.ravel()).reshape(shape)
             return Result(ids, distances, owners)
 
-    def _names(self, transaction: lmdb.Transaction) -> Names:
-        return Names(transaction, self._number, self._known_names)
-
     def _views(
-        self, transaction: lmdb.Transaction, snapshot: Snapshot, scope: Scope
+        self, transaction: Transaction, snapshot: Snapshot, scope: Scope
     ) -> list[TenantView]:
         """Views of the tenants named that exist; of the only one without names."""
         if scope is None:
@@ -199,7 +205,10 @@ class Reader:
         for name in scope:
             number = find_tenant(transaction, self._number, name)
             if number is not None:
-                views.append(open_tenant(snapshot, transaction, number))
+                view = open_tenant(snapshot, transaction, number)
+                if view.record.name != name:
+                    raise transaction.lack(layout.key_u32(self._number, Kind.TENANT, number))
+                views.append(view)
         return views
 
     @_typed
@@ -225,19 +234,18 @@ class Reader:
             rows, owners = find_ids(
                 transaction, self._number, self._numbers(transaction, scope), ids
             )
-            names = self._names(transaction)
-            return [
-                None
-                if row == NO_ROW
-                else Hit(
-                    value,
-                    None,
-                    self._metadata(transaction, row),
-                    self._document(transaction, row),
-                    tenant=names[owner],
-                )
-                for value, row, owner in zip(ids.plain(), rows.tolist(), owners, strict=True)
-            ]
+            known = np.flatnonzero(rows != np.uint32(NO_ROW)).tolist()
+            numbers, values = rows[known].tolist(), ids.plain()
+            hits: list[Hit | None] = [None] * len(values)
+            for place, metadata, document, owner in zip(
+                known,
+                snapshot.metadata(transaction, numbers),
+                snapshot.documents(transaction, numbers),
+                self._names.find(transaction, [owners[place] for place in known]),
+                strict=True,
+            ):
+                hits[place] = Hit(values[place], None, metadata, document, None, owner)
+            return hits
 
     @_typed
     def fetch_vectors(self, scope: Scope, ids: Ids, missing: F32 | None = None) -> F32:
@@ -257,7 +265,7 @@ class Reader:
             out[known] = self._read_vectors(snapshot, rows[known])
             return out
 
-    def _numbers(self, transaction: lmdb.Transaction, scope: Scope) -> list[int]:
+    def _numbers(self, transaction: Transaction, scope: Scope) -> list[int]:
         """Numbers of the tenants named that exist."""
         if scope is None:
             return [TENANT_NONE]
@@ -267,9 +275,8 @@ class Reader:
     @_typed
     def tenants(self) -> list[str]:
         """Names of all tenants, sorted."""
-        with self._reading() as (_, transaction):
-            prefix = layout.key(self._number, Kind.TENANT_NAME)
-            return sorted(key[len(prefix) :].decode() for key, _ in scan(transaction, prefix))
+        with self._reading() as (snapshot, transaction):
+            return sorted(tenant_names(transaction, snapshot))
 
     @_typed
     def stats(self) -> dict[str, Any]:
@@ -295,7 +302,7 @@ class Reader:
     # --- snapshots -------------------------------------------------------------------------
 
     @contextmanager
-    def _reading(self) -> Iterator[tuple[Snapshot, lmdb.Transaction]]:
+    def _reading(self) -> Iterator[tuple[Snapshot, Transaction]]:
         """One call's snapshot and transaction; `nearest` spells it out to save a microsecond."""
         with self._session as environment:
             transaction = environment.read()
@@ -305,7 +312,7 @@ class Reader:
             finally:
                 transaction.abort()
 
-    def _current(self, transaction: lmdb.Transaction) -> tuple[Snapshot, lmdb.Transaction]:
+    def _current(self, transaction: Transaction) -> tuple[Snapshot, Transaction]:
         """Snapshot of a read transaction, or of a newer one when files were just replaced."""
         last = self._last
         calls = self._session.environment.calls
@@ -313,13 +320,16 @@ class Reader:
             return last, transaction
         missing = ""
         with self._refresh:
-            for _ in range(_SNAPSHOT_TRIES):
+            for attempt in range(_SNAPSHOT_TRIES):
                 losses = self._session.environment.losses
                 if losses != self._losses:
                     self._last, self._losses = None, losses
                 last = self._last
                 calls = self._session.environment.calls
-                if last is None or last.transaction <= transaction.id():
+                # The number of an open batch is given again when nothing came of it: a later
+                # transaction may have a lower one.
+                vanished = last is not None and last.calls > 0 and attempt > 0
+                if last is None or last.transaction - vanished <= transaction.id():
                     try:
                         refuse_dropped(transaction, self._identity)
                         known = None if last is None else (last.transaction, last.calls)
@@ -352,42 +362,25 @@ class Reader:
 
     def _hits(
         self,
-        transaction: lmdb.Transaction,
+        transaction: Transaction,
         snapshot: Snapshot,
-        rows: NDArray[np.uint32],
+        rows: list[int],
         distances: list[float],
         include: Sequence[str],
         owners: list[str | None] | None,
     ) -> list[Hit]:
-        numbers = [row for row in rows.tolist() if row != NO_ROW]
+        if not rows:
+            return []
         state = snapshot.state
-        metadata = bool(state.metadata_rows) and "metadata" in include
-        documents = bool(state.document_rows) and "document" in include
-        vectors = None
+        metadata = documents = vectors = _NOTHING
+        if state.metadata_rows and "metadata" in include:
+            metadata = snapshot.metadata(transaction, rows)
+        if state.document_rows and "document" in include:
+            documents = snapshot.documents(transaction, rows)
         if "vector" in include:
-            vectors = self._read_vectors(snapshot, rows[: len(numbers)])
-        ids = snapshot.id_list(numbers)
-        if not (metadata or documents or owners or vectors is not None):
-            return list(map(Hit, ids, distances))
-        return [
-            Hit(
-                ids[place],
-                distances[place],
-                self._metadata(transaction, row) if metadata else None,
-                self._document(transaction, row) if documents else None,
-                None if vectors is None else vectors[place],
-                None if owners is None else owners[place],
-            )
-            for place, row in enumerate(numbers)
-        ]
-
-    def _metadata(self, transaction: lmdb.Transaction, row: int) -> dict[str, Any] | None:
-        raw = transaction.get(layout.key_u32(self._number, Kind.METADATA, row))
-        return None if raw is None else layout.unpack(raw)
-
-    def _document(self, transaction: lmdb.Transaction, row: int) -> str | None:
-        raw = transaction.get(layout.key_u32(self._number, Kind.DOCUMENT, row))
-        return None if raw is None else str(raw, "utf8")
+            vectors = self._read_vectors(snapshot, np.array(rows, np.uint32))
+        ids = snapshot.id_list(rows)
+        return list(map(Hit, ids, distances, metadata, documents, vectors, owners or _NOTHING))
 
     def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._searcher.check_rows(snapshot, rows)

@@ -54,7 +54,7 @@ class Rebuilder(Builder):
         starts = np.cumsum([0, *map(len, rows)])
 
         def take(start: int, stop: int) -> U8:
-            self._progress("raw rows", start, int(starts[-1]))
+            self.progress("raw rows", start, int(starts[-1]))
             pieces = [
                 own.raw(mine[max(0, start - at) : max(0, stop - at)])
                 for own, mine, at in zip(parts, rows, starts.tolist(), strict=False)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import lmdb
-
 from vecstore import layout
 from vecstore.disk_errors import disk_errors
 from vecstore.extents import extent_path, remove_orphans
 from vecstore.layout import Kind
-from vecstore.snapshot import scan
 from vecstore.storage import Environment
+from vecstore.transaction import Transaction
 
 
-def numbered(transaction: lmdb.Transaction, collection: int, kind: Kind) -> list[int]:
+def numbered(transaction: Transaction, collection: int, kind: Kind) -> list[int]:
     """Extent numbers that end the keys of one kind."""
     prefix = layout.key(collection, kind)
-    return [int(layout.U64.unpack(key[len(prefix) :])[0]) for key, _ in scan(transaction, prefix)]
+    return [int(layout.U64.unpack(key[len(prefix) :])[0]) for key, _ in transaction.scan(prefix)]
 
 
 def remove_leftovers(environment: Environment, collections: list[int]) -> None:
@@ -48,7 +46,7 @@ def remove_retired(environment: Environment) -> None:
         prefix = layout.key(0, Kind.RETIRED)
         retired = {
             int(layout.U64.unpack(key[len(prefix) :])[0]): int(layout.U64.unpack(value)[0])
-            for key, value in scan(transaction, prefix)
+            for key, value in transaction.scan(prefix)
         }
     finally:
         transaction.abort()

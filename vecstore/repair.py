@@ -13,12 +13,11 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import lmdb
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -30,33 +29,40 @@ from vecstore.check import (
     broken_extents,
     check_collection,
     check_rows,
-    damaged_pages,
+    damaged_entries,
 )
 from vecstore.check_tenants import check_tenants
 from vecstore.clustering import Progress, worker_pool
-from vecstore.config import CHUNK_ROWS
-from vecstore.errors import CorruptionError, DiskFullError, VecstoreError
+from vecstore.compaction import Compactor
+from vecstore.errors import DiskFullError, VecstoreError
 from vecstore.extent_set import Identity
-from vecstore.extents import Extent
-from vecstore.facts import Edit, put_store, read_store
 from vecstore.indexing import Indexer
-from vecstore.layout import PAGE, TENANT_NONE, ExtentKind, Kind, Section
-from vecstore.publish import ExtentNumbers, abandon
-from vecstore.rawrows import RawRows
-from vecstore.reclaim import remove_retired
+from vecstore.layout import TENANT_NONE, ExtentKind, Kind
+from vecstore.lookups import extent_records, read_tenant
+from vecstore.lost import drop_lost, find_lost, tell_lost
+from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
+from vecstore.recalibration import Recalibration
 from vecstore.results import Violation
-from vecstore.snapshot import Snapshot, extent_records, read_state, read_tenant, scan, take_snapshot
+from vecstore.snapshot import Snapshot, take_snapshot
 from vecstore.tenant_view import TenantView, make_view, open_tenant
-from vecstore.writing import Writing
+from vecstore.transaction import Transaction
+from vecstore.writing import Captured, Writing
 
 U32 = NDArray[np.uint32]
 _NO_ROWS = np.zeros(0, np.uint32)
-SHOWN = 100
-"""Lost rows that a sentence names at most."""
 
 
-def repair_collection(writing: Writing, progress: Progress) -> list[str]:
-    """Repair a collection; the write lock must be held.
+def repair_collection(
+    writing: Writing, progress: Progress, *, drop_damaged: bool = False
+) -> list[str]:
+    """Repair a collection; the build lock and the write lock must be held.
+
+    Parameters
+    ----------
+    writing : Writing
+    progress : callable
+    drop_damaged : bool
+        Delete the rows whose vectors are damaged; otherwise they are told, and nothing is done.
 
     Returns
     -------
@@ -65,19 +71,47 @@ def repair_collection(writing: Writing, progress: Progress) -> list[str]:
     """
     identity = writing.identity
     with writing.reading() as transaction:
+        damaged = damaged_entries(transaction, identity.record.number, identity.name)
+        if damaged:
+            return [_tell_left(identity, damaged)]
         broken = broken_extents(transaction, identity, {})
-        lost = [one for one in broken if one.record.kind == ExtentKind.RAW]
-        if lost:
-            said = [_tell_lost(transaction, identity, one) for one in lost]
-            others = [one for one in broken if one.record.kind != ExtentKind.RAW]
-            return said + [_tell_left(identity, one.violations) for one in others]
+        raws = [one for one in broken if one.record.kind == ExtentKind.RAW]
+        broken = [one for one in broken if one.record.kind != ExtentKind.RAW]
+        lost = [find_lost(transaction, identity, one) for one in raws]
+    if any(one.rows for one in lost) and not drop_damaged:
+        said = [tell_lost(identity, one) for one in lost if one.rows]
+        return said + [_tell_left(identity, one.violations) for one in broken]
+    said = drop_lost(writing, lost) if lost else []
+    try:
+        said += _make_anew(writing, broken, progress)
+    except CannotRepairError as error:
+        return [*said, str(error)]
+    if any(one.readable for one in lost):
+        Compactor(writing).compact(progress)
+        said.append(f"Collection {identity.name!r}: its vectors were written anew.")
+    if not said:
+        return []
+    with writing.reading() as transaction:
+        left = check_collection(transaction, identity, {})
+    return said + ([_tell_left(identity, left)] if left else [])
+
+
+class CannotRepairError(Exception):
+    """What a collection is to be made anew from does not agree; its text says so to the user."""
+
+
+def _make_anew(writing: Writing, broken: Sequence[Broken], progress: Progress) -> list[str]:
+    """Make postings, directories and metadata index anew, if they are not as they should be."""
+    identity = writing.identity
+    with writing.reading() as transaction:
         try:
             rows = take_snapshot(identity, transaction, None, [ExtentKind.RAW])
         except VecstoreError as error:
-            return [f"Collection {identity.name!r} was left as it is: {error}"]
+            text = f"Collection {identity.name!r} was left as it is: {error}"
+            raise CannotRepairError(text) from error
         wrong = list(check_rows(transaction, rows))
         if wrong:
-            return [_tell_left(identity, wrong)]
+            raise CannotRepairError(_tell_left(identity, wrong))
         names = extent_records(transaction, identity.record.number)
         indexes = [n for n, record in names.items() if record.kind == ExtentKind.ATTRIBUTES]
         searched = [kind for kind in ExtentKind if kind != ExtentKind.ATTRIBUTES]
@@ -94,15 +128,10 @@ def repair_collection(writing: Writing, progress: Progress) -> list[str]:
     else:
         _rebuild(writing, rows, names, progress)
         done = f"postings were made anew from its {rows.state.live_rows} rows"
-    said = [f"Collection {identity.name!r}: {done}{_because(broken)}."]
-    with writing.reading() as transaction:
-        left = check_collection(transaction, identity, {})
-    return said + ([_tell_left(identity, left)] if left else [])
+    return [f"Collection {identity.name!r}: {done}{_because(broken)}."]
 
 
-def _answers(
-    transaction: lmdb.Transaction, identity: Identity, kinds: Collection[ExtentKind]
-) -> bool:
+def _answers(transaction: Transaction, identity: Identity, kinds: Collection[ExtentKind]) -> bool:
     """Tell whether extents of these kinds can be used, and lead every tenant to its rows."""
     try:
         snapshot = take_snapshot(identity, transaction, None, kinds)
@@ -127,17 +156,26 @@ class _FromRows(Writing):
 
     rows: Snapshot
 
-    def view(self, snapshot: Snapshot, tenant: int = TENANT_NONE) -> TenantView:
-        """View a tenant: by its ids, not by its directory."""
-        if snapshot is not self.rows:
-            return super().view(snapshot, tenant)
+    @contextmanager
+    def captured(self, *, seal: bool = False) -> Iterator[Captured]:
+        """Capture the snapshot of the rows; the write lock keeps it the newest."""
         with self.reading() as transaction:
-            record = read_tenant(transaction, self.collection, tenant)
-            known = _NO_ROWS
-            if tenant != TENANT_NONE:
-                prefix = layout.id_prefix(self.collection, tenant)
-                values = [value[: layout.U32.size] for _, value in scan(transaction, prefix)]
-                known = layout.unpack_rows(values)
+            yield _Unindexed(self.rows, transaction)
+
+
+class _Unindexed(Captured):
+    """A state in which no row stands in a posting."""
+
+    def view(self, tenant: int = TENANT_NONE) -> TenantView:
+        """View a tenant: by its ids, not by its directory."""
+        snapshot, transaction = self.snapshot, self.transaction
+        collection = snapshot.identity.record.number
+        record = read_tenant(transaction, collection, tenant)
+        known = _NO_ROWS
+        if tenant != TENANT_NONE:
+            prefix = layout.id_prefix(collection, tenant)
+            values = [value[: layout.U32.size] for _, value in transaction.scan(prefix)]
+            known = layout.unpack_rows(values)
         places = snapshot.log.places(tenant, snapshot.log_count)
         stored = np.setdiff1d(known, snapshot.log.numbers[places]).astype(np.uint32)
         unindexed = msgspec.structs.replace(record, directory=0)
@@ -158,13 +196,15 @@ def _rebuild(
             writing.identity,
             writing.newest,
             writing.lock,
+            writing.build_lock,
             writing.searcher,
             rows,
         )
     )
-    indexer.run(rows, lost=old, progress=progress)
-    with suppress(DiskFullError):  # the repair is done; uncalibrated tenants are scanned exactly
-        indexer.settle(progress)
+    indexer.run(lost=old, progress=progress)
+    with suppress(DiskFullError):  # the repair is done; the rest is done by maintenance
+        Recalibration(writing).run(progress)
+        clear_retired(writing)
 
 
 def _rewrite_attributes(
@@ -180,30 +220,24 @@ def _rewrite_attributes(
         with writing.reading() as transaction:
 
             def metadata(row: int) -> dict[str, Any] | None:
-                raw = transaction.get(layout.key_u32(writing.collection, Kind.METADATA, row))
-                return None if raw is None else layout.unpack(raw)
+                return snapshot.metadata(transaction, [row])[0]
 
             tenants = [
                 int(layout.U32.unpack(key[-4:])[0])
-                for key, _ in scan(transaction, layout.key(writing.collection, Kind.TENANT))
+                for key, _ in transaction.scan(layout.key(writing.collection, Kind.TENANT))
             ]
             entries = ((one, _entries(open_tenant(snapshot, transaction, one))) for one in tenants)
             builder.put_attributes(built, entries, metadata)
-        with environment.write() as transaction:
-            store = read_store(transaction)
-            store.next_extent = numbers.value
-            put_store(transaction, store)
-            edit = Edit(transaction, identity)
+        with publishing(writing, numbers) as edit:
             edit.retire_extents(old)
             edit.add_extents(built.extents)
-            edit.finish()
     except BaseException:
         abandon(environment, identity, [built])
         raise
     finally:
         pool.shutdown()
     with suppress(DiskFullError):  # the next writer removes them
-        remove_retired(environment)
+        clear_retired(writing)
 
 
 def _entries(view: TenantView) -> U32:
@@ -233,63 +267,3 @@ def _tell_left(identity: Identity, violations: Sequence[Violation]) -> str:
         f"Collection {identity.name!r} was left as it is: {first.invariant}: {first.where}: "
         f"{first.detail}{more}. Restore a backup."
     )
-
-
-def _tell_lost(transaction: lmdb.Transaction, identity: Identity, one: Broken) -> str:
-    """Say which rows of a damaged raw extent cannot be read."""
-    try:
-        lost: Any = _rows_on_damaged_pages(identity, one)
-        remedy = "store them again, or restore a backup"
-    except (CorruptionError, FileNotFoundError):
-        lost = range(one.record.first_row, one.record.first_row + one.record.count)
-        remedy = "restore a backup"
-    told = _ids_of(transaction, identity, lost)
-    shown = ", ".join(told[:SHOWN])
-    more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-    return (
-        f"Collection {identity.name!r}: extent {one.number} has lost {len(told)} vectors, of "
-        f"{shown}{more}. They were kept, and reading them raises CorruptionError; {remedy}."
-        if told
-        else f"Collection {identity.name!r}: extent {one.number} is damaged where no row lives; "
-        f"compact the collection."
-    )
-
-
-def _rows_on_damaged_pages(identity: Identity, one: Broken) -> set[int]:
-    """Rows that stand on damaged pages; raises when more than pages is damaged."""
-    extent = Extent(identity.folder, one.number, one.record, identity.name)
-    for section in Section:
-        if extent.has(section) and section not in layout.BULK_SECTIONS:
-            extent.array(section, np.uint8)
-    raw = RawRows(extent, identity.row_bytes)
-    words = layout.align(raw.end_row, CHUNK_ROWS) // 64
-    present = np.zeros(words, np.uint64)
-    raw.mark(present)
-    rows = raw.rows(present)
-    lost: set[int] = set()
-    for page in damaged_pages(extent):
-        first = page * PAGE // identity.row_bytes
-        end = -(-(page + 1) * PAGE // identity.row_bytes)
-        lost.update(rows[first:end].tolist())
-    return lost
-
-
-def _ids_of(transaction: lmdb.Transaction, identity: Identity, rows: Any) -> list[str]:
-    """Live rows among some, each by number and id, and its tenant if there are any."""
-    collection = identity.record.number
-    is_int = bool(read_state(transaction, collection).int_ids)
-    start = len(layout.id_prefix(collection, TENANT_NONE))
-    names: dict[int, str] = {}
-    told = []
-    for key, value in scan(transaction, layout.key(collection, Kind.ID)):
-        tenant = int(layout.U32.unpack_from(key, start - 4)[0])
-        row, owner = layout.unpack_id(value, tenant)
-        if row not in rows or owner != tenant:
-            continue
-        whose = ""
-        if tenant != TENANT_NONE:
-            if tenant not in names:
-                names[tenant] = read_tenant(transaction, collection, tenant).name
-            whose = f" of tenant {names[tenant]!r}"
-        told.append((row, f"row {row} (id {layout.decode_id(key[start:], is_int)!r}{whose})"))
-    return [text for _, text in sorted(told)]

@@ -12,13 +12,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.errors import CorruptionError
 from vecstore.layout import Kind
+from vecstore.transaction import Transaction
 
 
 def log_value(tenant: int, raw_id: bytes, row: NDArray[np.uint8]) -> bytes:
@@ -27,22 +27,16 @@ def log_value(tenant: int, raw_id: bytes, row: NDArray[np.uint8]) -> bytes:
 
 
 def read_log(
-    transaction: lmdb.Transaction, collection: int, first_row: int
+    transaction: Transaction, collection: int, first_row: int
 ) -> Iterator[tuple[int, int, bytes, bytes]]:
     """Yield (row number, tenant, id bytes, raw row) of fresh rows from `first_row` on."""
     start = layout.key_u32(collection, Kind.LOG, first_row)
     prefix = layout.key(collection, Kind.LOG)
-    cursor = transaction.cursor()
-    if not cursor.set_range(start):
-        return
     head = layout.LOG_HEAD.size
-    for key, value in cursor:
-        raw_key = bytes(key)
-        if not raw_key.startswith(prefix):
-            return
-        row = int(layout.U32.unpack(raw_key[len(prefix) :])[0])
+    for key, value in transaction.scan(prefix, start):
+        row = int(layout.U32.unpack(key[len(prefix) :])[0])
         tenant, size = layout.LOG_HEAD.unpack_from(value)
-        yield row, tenant, bytes(value[head : head + size]), bytes(value[head + size :])
+        yield row, tenant, value[head : head + size], value[head + size :]
 
 
 class RowLog:
@@ -72,7 +66,7 @@ class RowLog:
         self.next_row = 0
 
     def catch_up(
-        self, transaction: lmdb.Transaction, collection: int, is_int: bool, first: int
+        self, transaction: Transaction, collection: int, is_int: bool, first: int
     ) -> NDArray[np.uint32]:
         """Append the rows that LMDB has beyond those held; return their numbers.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.ids import Ids
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
-from vecstore.snapshot import find_rows, read_tenant, scan
+from vecstore.lookups import find_rows, read_tenant
 from vecstore.tenant_view import TenantView
+from vecstore.transaction import Transaction
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -25,36 +26,36 @@ _NAMES_MAX = 4_096
 
 
 class Names:
-    """Names of tenants by number, looked up once each; None for the nameless only one.
+    """Names of a collection's tenants by number; None for the nameless only one.
 
-    Parameters
-    ----------
-    transaction : lmdb.Transaction
-    collection : int
-    known : dict
-        Names so far.  A number is never given to another tenant, so they stay true.
+    They are remembered: a number is never given to another tenant.
     """
 
-    def __init__(
-        self, transaction: lmdb.Transaction, collection: int, known: dict[int, str | None]
-    ) -> None:
-        self._transaction = transaction
+    def __init__(self, collection: int) -> None:
         self._collection = collection
-        self._known = known
-        known[TENANT_NONE] = None
+        self._known: dict[int, str | None] = {}
 
-    def __getitem__(self, tenant: int) -> str | None:
-        """Name of a tenant."""
-        if tenant not in self._known:
+    def find(self, transaction: Transaction, tenants: list[int]) -> list[str | None]:
+        """Names of tenants, aligned."""
+        try:
+            return [self._known[tenant] for tenant in tenants]
+        except KeyError:
+            return [self._find_one(transaction, tenant) for tenant in tenants]
+
+    def _find_one(self, transaction: Transaction, tenant: int) -> str | None:
+        if tenant == TENANT_NONE:
+            return None
+        name = self._known.get(tenant)
+        if name is None:
             if len(self._known) > _NAMES_MAX:
                 self._known.clear()
-            record = read_tenant(self._transaction, self._collection, tenant)
-            self._known[tenant] = record.name
-        return self._known.get(tenant)
+            name = read_tenant(transaction, self._collection, tenant).name
+            self._known[tenant] = name
+        return name
 
 
 def find_ids(
-    transaction: lmdb.Transaction, collection: int, tenants: Sequence[int], ids: Ids
+    transaction: Transaction, collection: int, tenants: Sequence[int], ids: Ids
 ) -> tuple[U32, list[int]]:
     """Rows of ids, NO_ROW for unknown ones, and their owners; the first tenant that has one."""
     rows = np.full(len(ids), NO_ROW, np.uint32)
@@ -64,28 +65,48 @@ def find_ids(
             rows[places] = found
         return rows, owners
     for tenant in tenants:
-        for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
+        prefix = layout.id_prefix(collection, tenant)
+        for places, keys in ids.keys(prefix):
             for place, key in zip(places.tolist(), keys, strict=True):
                 if rows[place] != NO_ROW:
                     continue
-                value = transaction.get(key)
+                value = transaction.get(key, prefix)
                 if value is not None:
-                    rows[place], owners[place] = layout.unpack_id(bytes(value), tenant)
+                    rows[place], owners[place] = layout.unpack_id(value, tenant)
     return rows, owners
 
 
-def owner_names(names: Names, view: TenantView, rows: U32) -> list[str | None] | None:
+def owner_names(
+    transaction: Transaction, names: Names, view: TenantView, rows: list[int]
+) -> list[str | None] | None:
     """Names of the owners of rows that a tenant found; None without tenants."""
     if view.number == TENANT_NONE:
         return None
-    if not view.record.granted:
+    if not view.record.granted or not rows:
         return [view.record.name] * len(rows)
-    owner_of = view.snapshot.owner_of
-    return [names[owner_of(row)] for row in rows.tolist() if row != NO_ROW]
+    return names.find(transaction, view.snapshot.owner_list(rows))
+
+
+def owner_table(
+    transaction: Transaction, names: Names, view: TenantView, rows: U32
+) -> NDArray[Any]:
+    """Names of the owners of rows (n, k) that a tenant found, object (n, k); None for NO_ROW."""
+    table: NDArray[Any] = np.full(rows.shape, None, object)
+    answered = rows != np.uint32(NO_ROW)
+    if not view.record.granted:
+        table[answered] = view.record.name
+    elif answered.any():
+        owners = view.snapshot.owners_of(rows[answered])
+        distinct, which = np.unique(owners, return_inverse=True)
+        table[answered] = np.array(names.find(transaction, distinct.tolist()), object)[which]
+    return table
 
 
 def merge(
-    names: Names, found: Sequence[tuple[TenantView, U32, F32]], k: int
+    transaction: Transaction,
+    names: Names,
+    found: Sequence[tuple[TenantView, U32, F32]],
+    k: int,
 ) -> tuple[U32, F32, list[str | None]]:
     """Merge what several tenants found for one query: the k nearest, each row once.
 
@@ -110,13 +131,15 @@ def merge(
     for i, (view, _, _) in enumerate(found):
         own = np.flatnonzero(which[order] == i)
         for place, name in zip(
-            own.tolist(), owner_names(names, view, rows[order[own]]) or [], strict=False
+            own.tolist(),
+            owner_names(transaction, names, view, rows[order[own]].tolist()) or [],
+            strict=False,
         ):
             owners[place] = name
     return rows[order], distances[order], owners
 
 
-def count_distinct(transaction: lmdb.Transaction, views: Sequence[TenantView]) -> int:
+def count_distinct(transaction: Transaction, views: Sequence[TenantView]) -> int:
     """Rows that some tenants can find together, each counted once."""
     own = {view.number: view.record.rows for view in views}
     others: set[int] = set()
@@ -124,7 +147,7 @@ def count_distinct(transaction: lmdb.Transaction, views: Sequence[TenantView]) -
         if view.number not in own or not view.record.granted:
             continue
         collection = view.snapshot.identity.record.number
-        for _, value in scan(transaction, layout.key_u32(collection, Kind.ID, view.number)):
+        for _, value in transaction.scan(layout.key_u32(collection, Kind.ID, view.number)):
             row, owner = layout.unpack_id(value, view.number)
             if owner not in own:
                 others.add(row)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import POSTING_ROWS_MAX, Effort
-from vecstore.errors import InvalidVectorError
+from vecstore.errors import InvalidVectorError, VecstoreError
 from vecstore.kernels import view as v
 from vecstore.kernels.rows import rows_intact
 from vecstore.kernels.scratch import ESTIMATES_MAX, Scratch
@@ -22,7 +24,9 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 
-_QUERIES_PER_TASK = 32
+TURN_QUERIES_MIN = 8
+TURNS = 8
+"""A batch is taken in turns: about so many for each thread, so that all end together."""
 _EXACT = np.array([-1.0, 0.0, 0.0, 0.0])
 
 
@@ -77,8 +81,6 @@ class Searcher:
     ) -> I64:
         """Answer a range of queries."""
         scratch = self._scratch(tenant.view)
-        counters = scratch.counters
-        counters[:] = 0
         status = search_many(
             tenant.view,
             scratch.table,
@@ -87,19 +89,19 @@ class Searcher:
             first,
             end,
             tenant.rows,
-            counters,
+            scratch.counters,
             rows,
             distances,
         )
-        totals = counters.copy()
+        counters = scratch.counters.copy()
         self._idle.append(scratch)
-        if totals[v.DAMAGED]:
-            raise tenant.damage(int(totals[v.DAMAGED]) - 1)
-        if status >= 0:
-            raise describe_bad_query(status)
-        if totals[v.UNLISTED]:
+        if status != v.ANSWERED:
+            if counters[v.DAMAGED]:
+                raise tenant.damage(int(counters[v.DAMAGED]) - 1)
+            if status >= 0:
+                raise describe_bad_query(status)
             return self._run(tenant.listed, effort, queries, first, end, rows, distances)
-        return totals
+        return counters
 
     def check_rows(self, snapshot: Snapshot, rows: U32) -> None:
         """Check raw rows on their first use, before they are read by address."""
@@ -127,17 +129,33 @@ class Searcher:
         n = len(queries)
         rows = np.empty((n, k), np.uint32)
         distances = np.empty((n, k), np.float32)
-        starts = range(0, n, _QUERIES_PER_TASK)
+        step = max(TURN_QUERIES_MIN, -(-n // (TURNS * self.workers)))
+        turns = iter(range(0, n, step))
+        failures: list[tuple[int, VecstoreError]] = []
 
-        def part(start: int) -> I64:
-            end = min(n, start + _QUERIES_PER_TASK)
-            return self._run(tenant, effort, queries, start, end, rows, distances)
+        def take_turns() -> I64:
+            counters = np.zeros(v.COUNTERS, np.int64)
+            for start in turns:  # which all threads share
+                end = min(n, start + step)
+                try:
+                    counters += self._run(tenant, effort, queries, start, end, rows, distances)
+                except VecstoreError as error:
+                    failures.append((start, error))
+                    deque(turns, 0)  # nobody begins what is left
+            return counters
 
-        if len(starts) <= 1 or self.workers == 1:
-            parts = [part(start) for start in starts]
-        else:
-            parts = list(self._executor().map(part, starts))
-        return rows, distances, np.sum(parts, axis=0, dtype=np.int64)
+        helpers = min(self.workers, -(-n // step)) - 1
+        helping = [self._executor().submit(take_turns) for _ in range(helpers)]
+        try:
+            counters = take_turns()
+        finally:
+            deque(turns, 0)
+            wait(helping)
+        for one in helping:
+            counters += one.result()
+        if failures:  # turns before the first that failed were all taken
+            raise min(failures, key=itemgetter(0))[1]
+        return rows, distances, counters
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from vecstore.errors import InvalidArgumentError, StoreClosedError
@@ -16,9 +17,14 @@ class WriteLock:
         self._lock = threading.Lock()
         self._owner: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this thread has the lock."""
+        return self._owner == threading.get_ident()
+
     def acquire(self, blocking: bool = True) -> bool:
         """Take the lock; False when it is taken and `blocking` is not asked for."""
-        if self._owner == threading.get_ident():
+        if self.held:
             raise InvalidArgumentError(
                 "A write was called from within a write of the same store (a progress callback?)."
             )
@@ -46,6 +52,70 @@ class WriteLock:
         self.release()
 
 
+class BuildLock:
+    """One builder at a time; what works in the background steps back for who is waited for.
+
+    A builder makes or replaces extents, which takes its time: a bulk load, a flush of the row
+    log, a merge.  It takes this lock before the write lock.
+    """
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._owner: int | None = None
+        self._waiting = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a call waits for the lock."""
+        return self._waiting > 0
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take the lock; False when it is taken and `blocking` is not asked for."""
+        me = threading.get_ident()
+        with self._state:
+            if self._owner == me:
+                raise InvalidArgumentError(
+                    "A write was called from within a write of the same store (a progress "
+                    "callback?)."
+                )
+            if self._owner is not None and not blocking:
+                return False
+            self._waiting += 1
+            try:
+                while self._owner is not None:
+                    self._state.wait()
+            finally:
+                self._waiting -= 1
+            self._owner = me
+        return True
+
+    def acquire_after_others(self) -> None:
+        """Take the lock when no call has it or waits for it."""
+        with self._state:
+            while self._owner is not None or self._waiting:
+                self._state.wait()
+            self._owner = threading.get_ident()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        with self._state:
+            self._owner = None
+            self._state.notify_all()
+
+    def __enter__(self) -> None:
+        """Take the lock."""
+        self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the lock back."""
+        self.release()
+
+
 class Session:
     """What a store object and its collections share.
 
@@ -56,7 +126,9 @@ class Session:
         self.environment = environment
         self.writable = writable
         self.write_lock = WriteLock()
-        self._state = threading.Condition()
+        self.build_lock = BuildLock()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._closing = False
         self._own = threading.local()
@@ -65,7 +137,7 @@ class Session:
         """Begin a call."""
         if self.environment.forked:
             self.environment.refuse_fork()
-        with self._state:
+        with self._lock:
             if self._closing and not getattr(self._own, "depth", 0):
                 raise StoreClosedError(f"The store {self.environment.path} is closed.")
             self._calls += 1
@@ -80,18 +152,24 @@ class Session:
     ) -> None:
         """End a call."""
         self._own.depth -= 1
-        with self._state:
+        with self._lock:
             self._calls -= 1
             if self._closing and not self._calls:
-                self._state.notify_all()
+                self._idle.notify_all()
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closing
 
-    def close(self) -> bool:
-        """Refuse new calls and wait for running ones; False when it was closed already."""
+    def close(self, closing: Callable[[], None] = lambda: None) -> bool:
+        """Refuse new calls and wait for running ones; False when it was closed already.
+
+        Parameters
+        ----------
+        closing : callable
+            Called before the waiting.
+        """
         if self.environment.forked:  # a thread that the child lacks may hold every lock
             self._closing = True
             return False
@@ -99,10 +177,12 @@ class Session:
             raise InvalidArgumentError(
                 "close was called from within a call of the same store (a progress callback?)."
             )
-        with self._state:
+        with self._lock:
             if self._closing:
                 return False
             self._closing = True
+        closing()
+        with self._lock:
             while self._calls:
-                self._state.wait()
+                self._idle.wait()
             return True

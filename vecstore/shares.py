@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.directory import Directory
-from vecstore.division import has_shrunk, size_class
+from vecstore.division import copies_for, has_shrunk, size_class
 from vecstore.tenant_view import TenantView
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
+_NO_ROWS = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Share:
         Places of its new rows.
     train : bool
         Its postings are made anew, from all that it has.
+    pending, revoked : uint32
+        Rows granted to it that stand in no posting yet, and rows that do and are granted no more.
     """
 
     tenant: int
@@ -65,6 +68,13 @@ class Share:
     stored: U32
     places: I64
     train: bool
+    pending: U32 = field(default_factory=lambda: _NO_ROWS)
+    revoked: U32 = field(default_factory=lambda: _NO_ROWS)
+
+    @property
+    def copies(self) -> int:
+        """Places that each row gets in the present postings."""
+        return copies_for(0 if self.view is None else self.view.record.trained_rows)
 
     @property
     def directory(self) -> Directory | None:
@@ -85,6 +95,8 @@ def share_of(row_bytes: int, view: TenantView, places: I64, replaced: U32) -> Sh
         train = size_class(len(view.indexed) + coming, row_bytes) != shape
     else:
         train = has_shrunk(view.rows + coming)
+        # rows that have one place each would be missed beside those that have two
+        train = train or copies_for(view.rows + coming) > copies_for(view.record.trained_rows)
     return Share(view.number, view, fresh, fresh, places, train)
 
 

@@ -8,35 +8,38 @@ unchecked, `verify` looks at it before anything is returned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
-from vecstore.errors import CollectionNotFoundError
+from vecstore.errors import CorruptionError
 from vecstore.extent_set import ExtentSet, Identity
-from vecstore.ids import Ids
 from vecstore.kernels import view as v
 from vecstore.layout import (
     ChangeRecord,
-    CollectionRecord,
     ExtentKind,
     Kind,
     StateRecord,
-    TenantRecord,
 )
+from vecstore.lookups import extent_records, read_state
 from vecstore.lru import LruBytes
+from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
+from vecstore.transaction import Transaction
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-ABSENT = layout.U32.pack(layout.NO_ROW)
+
+
+def _forget_plans(view: Any) -> None:
+    """Let go of the plans of a tenant's view: each refers to the view, and so to mapped files."""
+    view.plans.clear()
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Snapshot:
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
     tenants: LruBytes[int, Any] = field(
-        repr=False, default_factory=lambda: LruBytes(INDEX_CACHE_BYTES)
+        repr=False, default_factory=lambda: LruBytes(INDEX_CACHE_BYTES, _forget_plans)
     )
 
     def id_of(self, row: int) -> int | str:
@@ -92,13 +95,22 @@ class Snapshot:
         return self.extents.raw_rows(row).owner(row)
 
     def id_list(self, rows: list[int]) -> list[int | str]:
-        """Ids of live rows."""
-        lowest, highest = min(rows), max(rows)
-        if highest < self.state.log_first:
-            ids = self.extents.raw_rows(lowest)
-            if highest < ids.end_row:
-                return ids.several(rows)
-        return [self.id_of(row) for row in rows]
+        """Ids of live rows, at least one."""
+        raw = self._extent_of_all(rows)
+        return [self.id_of(row) for row in rows] if raw is None else raw.several(rows)
+
+    def owner_list(self, rows: list[int]) -> list[int]:
+        """Tenants of live rows, at least one."""
+        raw = self._extent_of_all(rows)
+        return [self.owner_of(row) for row in rows] if raw is None else raw.several_owners(rows)
+
+    def _extent_of_all(self, rows: list[int]) -> RawRows | None:
+        """The one extent in which all of some rows stand, if there is one."""
+        highest = max(rows)
+        if highest >= self.state.log_first:
+            return None
+        raw = self.extents.raw_rows(min(rows))
+        return raw if highest < raw.end_row else None
 
     def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64 with -1 for NO_ROW, or object with None."""
@@ -116,6 +128,18 @@ class Snapshot:
             if inside.any():
                 ids[inside] = raw.many(rows[inside])
         return ids
+
+    def owners_of(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Tenants of live rows."""
+        owners: NDArray[np.uint32] = np.full(len(rows), layout.TENANT_NONE, np.uint32)
+        fresh = rows >= np.uint32(self.state.log_first)
+        for place in np.flatnonzero(fresh):
+            owners[place] = self.owner_of(int(rows[place]))
+        for raw in self.extents.raws:
+            inside = ~fresh & (rows >= np.uint32(raw.first_row)) & (rows < np.uint32(raw.end_row))
+            if inside.any():
+                owners[inside] = raw.owners(rows[inside])
+        return owners
 
     def places_of(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows in order of insertion, by which ties are broken."""
@@ -135,6 +159,30 @@ class Snapshot:
         """All live row numbers, ascending."""
         bits = np.unpackbits(self.live.view(np.uint8), bitorder="little")
         return np.flatnonzero(bits).astype(np.uint32)
+
+    def metadata(
+        self, transaction: Transaction, rows: Sequence[int]
+    ) -> list[dict[str, Any] | None]:
+        """Metadata of live rows; `transaction` is the one that the snapshot belongs to."""
+        values = self._of_rows(transaction, Kind.METADATA, rows, self.state.metadata_rows)
+        return [None if value is None else layout.unpack(value) for value in values]
+
+    def documents(self, transaction: Transaction, rows: Sequence[int]) -> list[str | None]:
+        """Documents of live rows; `transaction` is the one that the snapshot belongs to."""
+        values = self._of_rows(transaction, Kind.DOCUMENT, rows, self.state.document_rows)
+        return [None if value is None else value.decode() for value in values]
+
+    def _of_rows(
+        self, transaction: Transaction, kind: Kind, rows: Sequence[int], count: int
+    ) -> list[bytes | None]:
+        if not count:
+            return [None] * len(rows)
+        prefix, pack = layout.key(self.identity.record.number, kind), layout.U32.pack
+        keys = [prefix + pack(row) for row in rows]
+        values = [transaction.get(key, key) for key in keys]
+        if count == self.state.live_rows and None in values:
+            raise transaction.lack(keys[values.index(None)])
+        return values
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
         """Addresses of raw rows, in extents or in the log's buffer."""
@@ -156,80 +204,22 @@ class Snapshot:
         return address
 
 
-def extent_records(
-    transaction: lmdb.Transaction, collection: int
-) -> dict[int, layout.ExtentRecord]:
-    """Records of a collection's extents by number."""
-    prefix = layout.key(collection, Kind.EXTENT)
-    found = {}
-    for key, value in scan(transaction, prefix):
-        number = int(layout.U64.unpack(key[len(prefix) :])[0])
-        found[number] = layout.unpack(value, type=layout.ExtentRecord)
-    return found
-
-
-def scan(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Walk all keys with a prefix, and their values, copied; nothing may be written meanwhile."""
-    cursor = transaction.cursor()
-    if cursor.set_range(prefix):
-        for key, value in cursor:
-            raw_key = bytes(key)
-            if not raw_key.startswith(prefix):
-                return
-            yield raw_key, bytes(value)
-
-
-def find_rows(
-    transaction: lmdb.Transaction, collection: int, tenant: int, ids: Ids
-) -> Iterator[tuple[I64, NDArray[np.uint32]]]:
-    """Look ids up: their places in the call and their rows, NO_ROW for unknown ids.
-
-    They come in the order of keys, some at a time: neighbours in LMDB share pages.
-    """
-    for places, keys in ids.keys(layout.id_prefix(collection, tenant)):
-        values: list[Any] = [transaction.get(key, ABSENT) for key in keys]
-        yield places, layout.unpack_rows(values)
-
-
-def read_catalogue(transaction: lmdb.Transaction) -> dict[str, CollectionRecord]:
-    """Records of all collections by name."""
-    prefix = layout.key(0, Kind.CATALOGUE)
-    return {
-        key[len(prefix) :].decode(): layout.unpack(value, type=CollectionRecord)
-        for key, value in scan(transaction, prefix)
-    }
-
-
-def refuse_dropped(transaction: lmdb.Transaction, identity: Identity) -> None:
-    """Raise when the collection was dropped, or another has its name by now."""
-    raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()))
-    record = None if raw is None else layout.unpack(raw, type=CollectionRecord)
-    if record is None or record.number != identity.record.number:
-        raise CollectionNotFoundError(
-            f"Collection {identity.name!r} was dropped; get it anew from the store."
+def tenant_names(transaction: Transaction, snapshot: Snapshot) -> list[str]:
+    """Names of all tenants of a collection, in no order that means anything."""
+    prefix = layout.key(snapshot.identity.record.number, Kind.TENANT_NAME)
+    names = [key[len(prefix) :].decode() for key, _ in transaction.scan(prefix)]
+    if len(names) != snapshot.state.tenants:
+        name = snapshot.identity.name
+        raise CorruptionError(
+            f"Collection {name!r} counts {snapshot.state.tenants} tenants, and its facts name "
+            f"{len(names)}; restore a backup.",
+            collection=name,
         )
-
-
-def read_state(transaction: lmdb.Transaction, collection: int) -> StateRecord:
-    """Read a collection's state record."""
-    raw = transaction.get(layout.key(collection, Kind.STATE))
-    return StateRecord() if raw is None else layout.unpack(raw, type=StateRecord)
-
-
-def find_tenant(transaction: lmdb.Transaction, collection: int, name: str) -> int | None:
-    """Number of a tenant; None when there is none of this name."""
-    raw = transaction.get(layout.key(collection, Kind.TENANT_NAME, name.encode()))
-    return None if raw is None else int(layout.U32.unpack(raw)[0])
-
-
-def read_tenant(transaction: lmdb.Transaction, collection: int, tenant: int) -> TenantRecord:
-    """Read a tenant's record; that of one who has written nothing is all zeros."""
-    raw = transaction.get(layout.key_u32(collection, Kind.TENANT, tenant))
-    return TenantRecord() if raw is None else layout.unpack(raw, type=TenantRecord)
+    return names
 
 
 def _live_bitmap(
-    transaction: lmdb.Transaction, collection: int, extents: ExtentSet, log: RowLog, words: int
+    transaction: Transaction, collection: int, extents: ExtentSet, log: RowLog, words: int
 ) -> U64:
     live = np.zeros(words, np.uint64)
     for raw in extents.raws:
@@ -237,29 +227,23 @@ def _live_bitmap(
     layout.set_bits(live, log.numbers[: log.count], True)
     page_words = layout.DEAD_PAGE_ROWS // 64
     prefix = layout.key(collection, Kind.DEAD)
-    for key, value in scan(transaction, prefix):
+    for key, value in transaction.scan(prefix):
         start = int(layout.U32.unpack(key[len(prefix) :])[0]) * page_words
         part = live[start : start + page_words]
         part &= ~np.frombuffer(value, np.uint64)[: len(part)]
     return live
 
 
-def _changes(transaction: lmdb.Transaction, collection: int, since: int) -> list[ChangeRecord]:
+def _changes(transaction: Transaction, collection: int, since: int) -> list[ChangeRecord]:
     """Change records after transaction `since`."""
     prefix = layout.key(collection, Kind.CHANGE)
-    found = []
-    cursor = transaction.cursor()
-    if cursor.set_range(layout.key_u64(collection, Kind.CHANGE, since + 1)):
-        for key, value in cursor:
-            if not bytes(key).startswith(prefix):
-                break
-            found.append(layout.unpack(value, type=ChangeRecord))
-    return found
+    start = layout.key_u64(collection, Kind.CHANGE, since + 1)
+    return [layout.unpack(value, type=ChangeRecord) for _, value in transaction.scan(prefix, start)]
 
 
 def take_snapshot(
     identity: Identity,
-    transaction: lmdb.Transaction,
+    transaction: Transaction,
     old: Snapshot | None,
     kinds: Collection[int] = tuple(ExtentKind),
     calls: int = 0,
@@ -304,6 +288,13 @@ def take_snapshot(
             layout.set_bits(live, np.frombuffer(change.dead, np.uint32), False)
     else:
         live = _live_bitmap(transaction, collection, extents, log, words)
+    found = int(np.bitwise_count(live).sum())
+    if found != state.live_rows:
+        raise CorruptionError(
+            f"Collection {identity.name!r} counts {state.live_rows} rows, and its facts lead to "
+            f"{found}; restore a backup.",
+            collection=identity.name,
+        )
     return _assemble(identity, number, calls, state, extents, log, live)
 
 

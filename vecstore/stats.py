@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +11,7 @@ from vecstore.config import POSTING_ROWS_MAX
 from vecstore.layout import ExtentKind, TenantRecord
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
 
 GROWTH_TO_RETUNE = 4.0
 DRIFT_TO_RETUNE = 1.5
@@ -29,16 +29,12 @@ def index_bytes(tenant: TenantView) -> tuple[int, int, int]:
     extents, index = snapshot.extents, tenant.index
     tables: tuple[NDArray[Any], ...] = (
         extents.chunk_table,
-        index.first_run,
-        index.run_address,
-        index.run_blocks,
-        index.run_source,
-        index.run_checked,
         snapshot.live,
         *snapshot.arrays,
     )
     ram = sum(table.nbytes for table in tables)
     ram += sum(raw.nbytes for raw in extents.raws)
+    ram += index.table_bytes
     ram += 0 if index.directory is None else index.directory.nbytes
     disk = sum(record.bytes for record in extents.records.values())
     disk += snapshot.log_count * (snapshot.identity.row_bytes + 8)
@@ -63,7 +59,7 @@ def _drift(record: TenantRecord) -> float:
     return record.later_spread / record.trained_spread if record.trained_spread else 1.0
 
 
-def collection_stats(snapshot: Snapshot, transaction: lmdb.Transaction) -> dict[str, Any]:
+def collection_stats(snapshot: Snapshot, transaction: Transaction) -> dict[str, Any]:
     """Describe a snapshot.
 
     ``ram_bytes`` counts the collection's tables, fresh rows and directory of centroids, with

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import lmdb
 
@@ -43,6 +43,7 @@ from vecstore.errors import (
     VecstoreError,
     WriterLockedError,
 )
+from vecstore.transaction import Transaction
 from vecstore.walk import walk_facts
 
 _LOOK_S = 0.005
@@ -240,7 +241,7 @@ class Environment:
                 f"open it again in the child."
             )
 
-    def read(self) -> lmdb.Transaction:
+    def read(self) -> Transaction:
         """Begin to read, what this process wrote included; the caller aborts the transaction.
 
         Values are few bytes mostly, and copied at half the cost of a buffer over them.
@@ -251,22 +252,22 @@ class Environment:
             self.refuse_fork()
             uncommitted = self._batch.read()
             if uncommitted is not None:
-                return cast("lmdb.Transaction", uncommitted)
+                return Transaction(uncommitted, self.path)
         return self.read_committed()
 
-    def read_committed(self) -> lmdb.Transaction:
+    def read_committed(self) -> Transaction:
         """Begin to read what is committed and synced; the caller aborts the transaction."""
         self.refuse_fork()
         try:
-            transaction: lmdb.Transaction = self._env.begin()
+            transaction = self._env.begin()
         except lmdb.Error as error:
             if self._users == 0:
                 raise StoreClosedError(f"The store {self.path} is closed.") from error
             raise explain(error, self.path) from error
-        return transaction
+        return Transaction(transaction, self.path)
 
     @contextmanager
-    def write(self) -> Iterator[lmdb.Transaction]:
+    def write(self) -> Iterator[Transaction]:
         """Run a write transaction: committed and synced at the end, undone on any error."""
         self._refuse_after_failure()
         with disk_errors(self.path):
@@ -274,7 +275,7 @@ class Environment:
                 self._batch.flush()
             transaction = self._env.begin(write=True)
             try:
-                yield transaction
+                yield Transaction(transaction, self.path)
             except BaseException:
                 transaction.abort()
                 raise
@@ -283,6 +284,13 @@ class Environment:
             except lmdb.Error as error:
                 self.refuses_writes = str(error)
                 raise
+
+    def flush(self) -> None:
+        """Commit and sync what a batch has open; the caller holds the store's write lock."""
+        if self._batch is not None:
+            self._refuse_after_failure()
+            with disk_errors(self.path):
+                self._batch.flush()
 
     def sync(self) -> None:
         """Make durable what is visible.
@@ -294,7 +302,7 @@ class Environment:
             self._env.sync(True)
 
     @contextmanager
-    def write_soon(self) -> Iterator[lmdb.Transaction]:
+    def write_soon(self) -> Iterator[Transaction]:
         """Run a write transaction; with batches it is committed with others, a moment later."""
         if self._batch is None:
             with self.write() as transaction:
@@ -302,7 +310,7 @@ class Environment:
             return
         self._refuse_after_failure()
         with disk_errors(self.path), self._batch.call() as transaction:
-            yield transaction
+            yield Transaction(transaction, self.path)
 
     def _refuse_after_failure(self) -> None:
         """Raise when a commit failed: what the file holds is uncertain until it is reopened."""

@@ -9,17 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from vecstore import layout
 from vecstore.backup import back_up
+from vecstore.catalogue import check_options, compare
 from vecstore.check import check_store
 from vecstore.clustering import Progress, silent
 from vecstore.codecs import Codec, find_codec
 from vecstore.collection import Collection
-from vecstore.config import DIM_MAX, Metric
+from vecstore.config import Metric
 from vecstore.errors import (
-    CollectionMismatchError,
     CollectionNotFoundError,
     CorruptionError,
     DiskFullError,
@@ -28,19 +26,26 @@ from vecstore.errors import (
 )
 from vecstore.extent_set import Identity
 from vecstore.extents import folder_bytes
-from vecstore.facts import Edit, delete_range, put_store, read_store
+from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
+from vecstore.lookups import read_catalogue, read_state
+from vecstore.maintenance import Maintenance, check_mode
 from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.repair import repair_collection
 from vecstore.results import Violation
 from vecstore.session import Session
-from vecstore.snapshot import read_catalogue, read_state
 from vecstore.storage import Environment
 
 
-def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = "commit") -> Store:
+def open_store(
+    path: str | os.PathLike[str],
+    mode: str = "w",
+    durability: str = "commit",
+    *,
+    maintenance: str = "background",
+) -> Store:
     """Open the store at `path`.
 
     Parameters
@@ -54,6 +59,12 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
         "commit": a write is on disk, synced, when the call returns. "batch": calls of up to 50 ms
         share a commit; this process sees them at once, others with the commit, and a crash loses
         whole calls of that time at most.
+    maintenance : {"background", "inline", "off"}
+        Rows of small calls stand in a log that every query goes through; when it is full they
+        are brought into postings, which are kept in shape, merged and measured. "background": a
+        thread does so beside the calls, each of which waits for it 0.25 seconds at most, when
+        rows come faster than it can work. "inline": the call does it that makes it due. "off":
+        only `Collection.compact` does it; queries get slower meanwhile.
 
     Raises
     ------
@@ -61,11 +72,12 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
     """
     if not isinstance(durability, str) or durability not in ("commit", "batch"):
         raise InvalidArgumentError(f"durability is {durability!r}; use 'commit' or 'batch'.")
+    check_mode(maintenance)
     environment = Environment.open(parse_path(path), mode)
     try:
         if durability == "batch" and mode == "w":
             environment.start_batches()
-        return Store(environment, writable=mode == "w")
+        return Store(environment, writable=mode == "w", maintenance=maintenance)
     except BaseException:
         environment.release(mode == "w")
         raise
@@ -74,9 +86,10 @@ def open_store(path: str | os.PathLike[str], mode: str = "w", durability: str = 
 class Store:
     """An open store; use it as a context manager, or call `close`."""
 
-    def __init__(self, environment: Environment, *, writable: bool) -> None:
+    def __init__(self, environment: Environment, *, writable: bool, maintenance: str) -> None:
         self._environment = environment
         self._session = Session(environment, writable)
+        self._maintenance = Maintenance(self._session, maintenance)
         self._collections: dict[str, Collection] = {}
         self._lock = threading.Lock()
         if writable:
@@ -106,8 +119,9 @@ class Store:
 
     def close(self) -> None:
         """Wait for running calls and let go of files and locks; may be repeated."""
-        if not self._session.close():
+        if not self._session.close(self._maintenance.stop):
             return
+        self._maintenance.join()
         for collection in self._collections.values():
             collection._close()
         self._environment.release(self._session.writable)
@@ -152,19 +166,21 @@ class Store:
             It exists and differs from an argument given.
         """
         parse_name(name)
-        _check_options(dim, metric, tenants, codec, raw)
+        check_options(dim, metric, tenants, codec, raw)
         with self._session:
             record = self._catalogue().get(name)
             if record is None:
                 record = self._create(name, dim, metric, tenants, codec, raw)
             if codec is not None and self._codec_in_use(record) == find_codec(codec, record.dim):
                 codec = record.codec
-            _compare(name, record, dim, metric, tenants, codec, raw)
+            compare(name, record, dim, metric, tenants, codec, raw)
             with self._lock:
                 known = self._collections.get(name)
                 if known is None or known._core.identity.record.number != record.number:
                     identity = Identity(name, record, self._environment.extents)
-                    known = self._collections[name] = Collection(self._session, identity)
+                    known = self._collections[name] = Collection(
+                        self._session, identity, self._maintenance
+                    )
                 return known
 
     def drop(self, name: str) -> None:
@@ -180,37 +196,42 @@ class Store:
                 edit.retire_extents(numbered(transaction, record.number, Kind.EXTENT))
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
                 for kind in Kind:
-                    delete_range(transaction, layout.key(record.number, kind))
+                    transaction.delete_range(layout.key(record.number, kind))
             with suppress(DiskFullError):  # the next writer removes them
                 remove_retired(self._environment)
 
     def check(self) -> list[Violation]:
         """Verify every invariant and checksum; an empty list means the store is sound."""
         with self._session:
-            idle = self._session.write_lock.acquire(blocking=False)
+            idle = self._session.build_lock.acquire(blocking=False)
             try:
                 quiet = idle and (self._session.writable or not self._environment.has_writer())
                 return check_store(self._environment, quiet)
             finally:
                 if idle:
-                    self._session.write_lock.release()
+                    self._session.build_lock.release()
 
-    def repair(self, progress: Progress | None = None) -> list[str]:
+    def repair(self, progress: Progress | None = None, *, drop_damaged: bool = False) -> list[str]:
         """Make anew what follows from rows and facts: postings, directories, the metadata index.
 
         Where these are damaged or missing, and all vectors, ids and facts of the collection are
         sound, they are written again in one commit.  A damaged vector cannot be made good: it
-        stays, reads of it raise `CorruptionError`, and its id is told.
+        stays, reads of it raise `CorruptionError`, and its id is told; or it is deleted.
 
         Parameters
         ----------
         progress : callable, optional
             Called as `progress(stage, done, total)`.
+        drop_damaged : bool
+            Delete the rows whose vectors are damaged, those and no others, for everybody who sees
+            them, and make the rest of the collection whole.  Otherwise a collection that has such
+            rows is left as it is.
 
         Returns
         -------
         list of str
             What was done and what could not be, in sentences; empty when nothing was wrong.
+            Every row that was deleted is named by its id, and its tenant if there are any.
 
         Raises
         ------
@@ -219,7 +240,7 @@ class Store:
         ReadOnlyError, DiskFullError
         """
         self._refuse_read_only("repair")
-        with self._session as environment, self._session.write_lock:
+        with self._session as environment, self._session.build_lock, self._session.write_lock:
             wrong = environment.walk_facts()
             if wrong:
                 raise CorruptionError(
@@ -229,7 +250,7 @@ class Store:
             said = []
             for name in self.collections():
                 writing = self.collection(name)._core.writing
-                said += repair_collection(writing, progress or silent)
+                said += repair_collection(writing, progress or silent, drop_damaged=drop_damaged)
             return said
 
     def backup(self, dest: str | os.PathLike[str], progress: Progress | None = None) -> None:
@@ -329,9 +350,10 @@ class Store:
                     f"that learns from none, such as 'auto' or 'rabitq4'."
                 )
             name_key = layout.key(0, Kind.CATALOGUE, name.encode())
-            existing = transaction.get(name_key)
+            existing = transaction.get(name_key, b"")
             if existing is not None:
-                return layout.unpack(existing, type=CollectionRecord)
+                known: CollectionRecord = layout.unpack(existing, type=CollectionRecord)
+                return known
             store = read_store(transaction)
             record = CollectionRecord(
                 number=store.next_collection,
@@ -348,45 +370,3 @@ class Store:
             state = StateRecord(codec=find_codec(record.codec, record.dim).name)
             transaction.put(layout.key(record.number, Kind.STATE), layout.pack(state))
             return record
-
-
-def _check_options(
-    dim: Any, metric: str | None, tenants: Any, codec: str | None, raw: str | None
-) -> None:
-    if dim is not None and (
-        isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= DIM_MAX
-    ):
-        raise InvalidArgumentError(f"dim is {dim!r}; use an int from 1 to {DIM_MAX}.")
-    if metric is not None:
-        Metric.parse(metric)
-    if codec is not None:
-        find_codec(codec, DIM_MAX if dim is None else int(dim))
-    if tenants is not None and not isinstance(tenants, bool):
-        raise InvalidArgumentError(f"tenants is {tenants!r}; use True or False.")
-    if raw is not None:
-        find_form(raw)
-
-
-def _compare(
-    name: str,
-    record: CollectionRecord,
-    dim: int | None,
-    metric: str | None,
-    tenants: bool | None,
-    codec: str | None,
-    raw: str | None,
-) -> None:
-    stored = {
-        "dim": record.dim,
-        "metric": Metric(record.metric).label,
-        "tenants": record.tenants,
-        "codec": record.codec,
-        "raw": record.raw,
-    }
-    given = {"dim": dim, "metric": metric, "tenants": tenants, "codec": codec, "raw": raw}
-    for option, value in given.items():
-        if value is not None and value != stored[option]:
-            raise CollectionMismatchError(
-                f"Collection {name!r} has {option} {stored[option]!r}, not {value!r}; "
-                f"leave the argument out, or use another name."
-            )

@@ -8,57 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import layout
 from vecstore.directory import Directory
 from vecstore.errors import CorruptionError
 from vecstore.kernels import view as v
+from vecstore.kernels.runs import find_runs, lay_out_runs
 from vecstore.postings import PostingRuns
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
-U64 = NDArray[np.uint64]
 
 
 _NO_ROWS = np.zeros(0, np.uint32)
-_NO_RUNS = (
-    np.zeros(0, np.int64),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.uint64),
-    np.zeros((0, 2), np.uint32),
-    np.zeros(0, np.bool_),
-)
-
-
-def _runs_of(
-    part: PostingRuns, place: int, begin: int, end: int, numbers: U32
-) -> tuple[NDArray[Any], ...]:
-    """Tables of a tenant's runs in one extent, but for those of postings that are no more.
-
-    Returns
-    -------
-    ordinals, addresses, blocks, rows, sums, (place of the extent, run), whether checked
-    """
-    runs = part.runs[begin:end]
-    ordinals = numbers.searchsorted(runs["posting"])
-    np.minimum(ordinals, len(numbers) - 1, out=ordinals)
-    named = numbers[ordinals] == runs["posting"]
-    source = np.empty((end - begin, 2), np.uint32)
-    source[:, 0] = place
-    source[:, 1] = np.arange(begin, end)
-    checked = part.checked[begin:end]
-    if not named.all():
-        ordinals, runs = ordinals[named], runs[named]
-        source, checked = source[named], checked[named]
-    address = part.address + runs["offset"].astype(np.int64)
-    blocks, rows = runs["blocks"].astype(np.int64), runs["rows"].astype(np.int64)
-    return ordinals, address, blocks, rows, runs["sum"].copy(), source, checked
+_NO_RUNS: I64 = np.zeros((0, v.RUN_FIELDS), np.int64)
 
 
 class TenantIndex:
@@ -71,40 +36,32 @@ class TenantIndex:
     postings : sequence of PostingRuns
         Of all extents, the oldest first.  Runs of postings that the directory does not name
         were replaced and are passed over.
+    parts : int64 (extents, PART_FIELDS)
+        What kernels find the runs of each by.
+
+    Attributes
+    ----------
+    first_run : int64 (postings + 1,)
+        Runs of posting p are first_run[p] to first_run[p + 1] - 1.
     """
 
-    def __init__(self, directory: Directory | None, postings: Sequence[PostingRuns]) -> None:
+    def __init__(
+        self, directory: Directory | None, postings: Sequence[PostingRuns], parts: I64
+    ) -> None:
         self.directory = directory
         self._parts = postings
-        numbers = _NO_ROWS if directory is None else directory.postings
-        tenant = -1 if directory is None else directory.tenant
-        found = []
-        for place, part in enumerate(postings if directory is not None else ()):
-            begin, end = part.of_tenant(tenant)
-            if begin < end:
-                found.append(_runs_of(part, place, begin, end, numbers))
-        if len(found) == 1:
-            ordinals, address, blocks, rows, sums, source, checked = found[0]
-        else:
-            found.insert(0, _NO_RUNS)
-            ordinals, address, blocks, rows, sums, source, checked = map(
-                np.concatenate, zip(*found, strict=True)
-            )
-        if len(ordinals) > 1:
-            order = np.argsort(ordinals, kind="stable")
-            ordinals, address, blocks = ordinals[order], address[order], blocks[order]
-            rows, sums = rows[order], sums[order]
-            source, checked = source[order], checked[order]
-        self.first_run: I64 = np.zeros(len(numbers) + 1, np.int64)
-        self.first_run[1:] = np.bincount(ordinals, minlength=len(numbers)).cumsum()
-        self.run_address: I64 = address
-        self.run_blocks: I64 = blocks
-        self.run_rows: I64 = rows
-        self.run_sum: U64 = sums
-        self.run_source: U32 = source
-        bits = np.zeros(64 * layout.bitmap_words(len(checked)), np.bool_)
-        bits[: len(checked)] = checked
-        self.run_checked: U64 = np.packbits(bits, bitorder="little").view(np.uint64)
+        self._table = _NO_RUNS
+        count = 0 if directory is None else directory.count
+        self._memory: I64 = np.zeros(count + 1, np.int64)
+        if directory is not None:
+            spans = np.empty((len(parts), 2), np.int64)
+            runs = find_runs(parts, directory.tenant, spans)
+            self._memory = np.empty(count + 1 + runs * v.RUN_FIELDS, np.int64)
+            table = self._memory[count + 1 :].reshape(runs, v.RUN_FIELDS)
+            numbers = directory.numbers_address
+            runs = lay_out_runs(parts, spans, numbers, self._memory[: count + 1], table)
+            self._table = table[:runs]
+        self.first_run: I64 = self._memory[: count + 1]
 
     @property
     def listed(self) -> bool:
@@ -114,31 +71,34 @@ class TenantIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that this takes, maps included."""
-        tables = (self.first_run, self.run_address, self.run_blocks, self.run_sum, self.run_source)
         directory = 0 if self.directory is None else self.directory.nbytes
-        return 2_560 + sum(table.nbytes for table in tables) + directory
+        return 2_048 + self._memory.nbytes + directory
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the tables of runs."""
+        return self._memory.nbytes
 
     def fill(self, view: I64) -> None:
         """Write this part of a kernel view."""
         if self.directory is not None:
             self.directory.fill(view)
-        view[v.FIRST_RUN] = self.first_run.ctypes.data
-        view[v.RUN_ADDRESS] = self.run_address.ctypes.data
-        view[v.RUN_BLOCKS] = self.run_blocks.ctypes.data
-        view[v.RUN_CHECKED] = self.run_checked.ctypes.data
-        view[v.RUN_SUM] = self.run_sum.ctypes.data
-
-    def remember_checks(self) -> None:
-        """Tell the extents which of their runs were checked, for the next who needs them."""
-        runs = np.arange(len(self.run_source), dtype=np.uint32)
-        checked = self.run_source[layout.get_bits(self.run_checked, runs)]
-        for place in np.unique(checked[:, 0]).tolist():
-            self._parts[place].checked[checked[checked[:, 0] == place, 1]] = True
+        address = self._memory.ctypes.data
+        view[v.FIRST_RUN] = address
+        view[v.RUN_TABLE] = address + self.first_run.nbytes
 
     def list(self) -> U32:
         """Rows of the posting that is a list; some may be there twice, if granted twice."""
-        runs = [self._checked_entries(place, run, 0) for place, run in self.run_source.tolist()]
+        runs = [self._checked_entries(part, run, 0) for part, run in self._sources()]
         return runs[0] if len(runs) == 1 else np.unique(np.concatenate([_NO_ROWS, *runs]))
+
+    def _sources(self) -> Sequence[tuple[int, int]]:
+        """For each run the place of its extent, and its own place there."""
+        return self._table[:, v.RUN_PART : v.RUN_PLACE + 1].tolist()  # type: ignore[no-any-return]
+
+    def _source(self, run: int) -> tuple[int, int]:
+        """Place of a run's extent, and its own place there."""
+        return int(self._table[run, v.RUN_PART]), int(self._table[run, v.RUN_PLACE])
 
     def _checked_entries(self, place: int, run: int, block_bytes: int) -> U32:
         """Rows of a run, its checksum looked at on its first use."""
@@ -160,7 +120,7 @@ class TenantIndex:
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         counts = np.diff(self.first_run)
         for ordinal, (place, run) in zip(
-            np.repeat(np.arange(len(counts)), counts), self.run_source.tolist(), strict=True
+            np.repeat(np.arange(len(counts)), counts), self._sources(), strict=True
         ):
             if extents is not None and place not in extents:
                 continue
@@ -179,23 +139,30 @@ class TenantIndex:
             strict=False,
         ):
             for run in range(first, first + count):
-                place, own = self.run_source[run].tolist()
-                part = self._parts[place]
-                counted = int(part.runs[own]["rows"])
-                yield posting, part.entries(own, block_bytes), counted, run == first
+                place, own = self._source(run)
+                entries = self._parts[place].entries(own, block_bytes)
+                yield posting, entries, int(self._table[run, v.RUN_ROWS]), run == first
 
     def entry_counts(self) -> I64:
         """Entries of each posting, dead ones included."""
+        return self._by_posting(v.RUN_ROWS)
+
+    def block_counts(self) -> I64:
+        """Blocks of each posting, those that are not full included."""
+        return self._by_posting(v.RUN_BLOCKS)
+
+    def _by_posting(self, field: int) -> I64:
+        """Sums of a field of all runs, for each posting."""
         ordinals = np.repeat(np.arange(len(self.first_run) - 1), np.diff(self.first_run))
-        counts = np.bincount(ordinals, self.run_rows, len(self.first_run) - 1)
-        return counts.astype(np.int64)
+        sums = np.bincount(ordinals, self._table[:, field], len(self.first_run) - 1)
+        return sums.astype(np.int64)
 
     def entries_of(self, postings: I64, block_bytes: int) -> tuple[I64, U32]:
         """Posting ordinals and rows of the entries of some postings; see `entries`."""
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         for ordinal in postings.tolist():
             for run in range(self.first_run[ordinal], self.first_run[ordinal + 1]):
-                place, own = self.run_source[run].tolist()
+                place, own = self._source(run)
                 rows.append(self._checked_entries(place, own, block_bytes))
                 ordinals.append(np.full(len(rows[-1]), ordinal))
         return np.concatenate(ordinals), np.concatenate(rows)
@@ -203,15 +170,13 @@ class TenantIndex:
     @cached_property
     def mean_entries(self) -> float:
         """Entries of a posting in the mean."""
-        counts = self.entry_counts()
-        return float(counts.mean()) if len(counts) else 0.0
+        return float(self._table[:, v.RUN_ROWS].sum()) / max(1, len(self.first_run) - 1)
 
     def run_count(self) -> int:
         """Runs of all postings."""
-        return len(self.run_source)
+        return len(self._table)
 
     def damage(self, run: int) -> CorruptionError:
         """Build the error for a run that kernels found damaged."""
-        place, own = self.run_source[run].tolist()
-        part: PostingRuns = self._parts[place]
-        return part.damage(own)
+        place, own = self._source(run)
+        return self._parts[place].damage(own)

@@ -7,11 +7,10 @@ read for them.  The only tenant of a collection without tenants is seen through 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,15 +18,19 @@ from vecstore import layout
 from vecstore.errors import CorruptionError
 from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, Kind, TenantRecord
+from vecstore.lookups import read_tenant
 from vecstore.lru import LruBytes
-from vecstore.snapshot import Snapshot, read_tenant, scan
+from vecstore.rowsets import NO_ROWS, RowSet
+from vecstore.snapshot import Snapshot
 from vecstore.tenant_index import TenantIndex
+from vecstore.transaction import Transaction
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 MATCHES_BYTES = 8 << 20
-"""Row numbers that a view keeps as the answers of filters."""
+"""Sets of rows that a view keeps as the answers of filters."""
+_NO_ADDRESSES: I64 = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,6 @@ class TenantView:
         What the view points to beside the snapshot and the index.
     plans : dict
         Plans of queries made so far, by filter, recall and k (see `vecstore.planning`).
-    matches : LruBytes
-        Rows that filters match, by filter.
     """
 
     snapshot: Snapshot
@@ -67,9 +68,16 @@ class TenantView:
     view: I64 = field(repr=False)
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
     plans: dict[Any, Any] = field(repr=False, default_factory=dict)
-    matches: LruBytes[bytes, U32] = field(
-        repr=False, default_factory=lambda: LruBytes(MATCHES_BYTES)
-    )
+
+    @cached_property
+    def matches(self) -> LruBytes[bytes, RowSet]:
+        """Rows that filters match, by filter."""
+        return LruBytes(MATCHES_BYTES)
+
+    @cached_property
+    def limited(self) -> bool:
+        """Whether a quota says what may be asked."""
+        return self.record.limits_queries
 
     @property
     def nbytes(self) -> int:
@@ -99,45 +107,63 @@ class TenantView:
         return self.fresh[layout.get_bits(self.live, self.fresh)]
 
     @cached_property
+    def live_set(self) -> RowSet:
+        """Rows of `live`."""
+        return RowSet(len(self.live), bits=self.live)
+
+    @cached_property
+    def universe(self) -> RowSet:
+        """Rows that can be found."""
+        if self.number == TENANT_NONE:
+            return self.live_set
+        return RowSet.of(len(self.live), [self.indexed, self.live_fresh()])
+
+    @property
     def listed(self) -> TenantView:
         """The same view with the list of rows that an exact scan goes through."""
-        if self.view[v.LISTED] != v.NO_LIST:
-            return self
-        return self.with_list(self.indexed)
+        return self if self.view[v.LISTED] != v.NO_LIST else self._with_list
 
-    def with_list(self, rows: U32) -> TenantView:
-        """Let an exact scan go through these rows in extents."""
-        rows = np.ascontiguousarray(rows)
+    @cached_property
+    def _with_list(self) -> TenantView:
         view = self.view.copy()
-        view[v.LISTED] = len(rows)
-        view[v.LISTED_ROWS] = rows.ctypes.data
-        return replace(self, view=view, arrays=(*self.arrays, rows))
+        return self._part(view, self.rows, self.live, self.fresh, _list(view, self.indexed))
 
-    def only(self, rows: U32) -> TenantView:
-        """View some of the rows, to be gone through exactly.
-
-        Parameters
-        ----------
-        rows : uint32 (n,)
-            Rows that can be found, ascending.
-        """
-        fresh = np.intersect1d(rows, self.fresh, assume_unique=True)
-        part = self.with_list(np.setdiff1d(rows, fresh, assume_unique=True))
+    def only(self, rows: RowSet) -> TenantView:
+        """View some of the rows, to be gone through exactly."""
+        view = self.view.copy()
+        if not len(self.fresh):
+            return self._part(view, len(rows), self.live, NO_ROWS, _list(view, rows.rows))
+        new = RowSet.of(len(self.live), [self.fresh])
+        fresh, listed = (rows & new).rows, _list(view, (rows - new).rows)
         addresses = self.snapshot.addresses(fresh)
-        part.view[v.FRESH_ROWS] = len(fresh)
-        part.view[v.FRESH_NUMBERS] = fresh.ctypes.data
-        part.view[v.FRESH_ADDRESSES] = addresses.ctypes.data
-        arrays = (*part.arrays, fresh, addresses)
-        return replace(part, rows=len(rows), fresh=fresh, arrays=arrays)
+        view[v.FRESH_ROWS] = len(fresh)
+        view[v.FRESH_NUMBERS] = fresh.ctypes.data
+        view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+        return self._part(view, len(rows), self.live, fresh, listed, addresses)
 
-    def narrowed(self, rows: U32) -> TenantView:
+    def narrowed(self, rows: RowSet) -> TenantView:
         """View some of the rows, to be picked out of what is scanned."""
-        marks = np.zeros(64 * len(self.live), np.bool_)
-        marks[rows] = True
-        live = np.packbits(marks, bitorder="little").view(np.uint64)
+        live = rows.bits
         view = self.view.copy()
         view[v.LIVE] = live.ctypes.data
-        return replace(self, rows=len(rows), live=live, view=view, arrays=(*self.arrays, live))
+        return self._part(view, len(rows), live, self.fresh, live)
+
+    def _part(
+        self, view: I64, rows: int, live: U64, fresh: U32, *arrays: NDArray[Any]
+    ) -> TenantView:
+        """Look at a part of the rows through another kernel view, which points to `arrays`."""
+        return TenantView(
+            self.snapshot,
+            self.number,
+            self.record,
+            self.index,
+            fresh,
+            live,
+            rows,
+            view,
+            (*self.arrays, self.fresh, *arrays),
+            self.plans,
+        )
 
     def damage(self, thing: int) -> CorruptionError:
         """Build the error for a run, or a page of raw rows, that kernels found damaged."""
@@ -146,8 +172,16 @@ class TenantView:
         return self.snapshot.extents.damage(thing)
 
 
+def _list(view: I64, rows: U32) -> U32:
+    """Let an exact scan go through these rows in extents, which must outlive the view."""
+    rows = np.ascontiguousarray(rows)
+    view[v.LISTED] = len(rows)
+    view[v.LISTED_ROWS] = rows.ctypes.data
+    return rows
+
+
 def open_tenant(
-    snapshot: Snapshot, transaction: lmdb.Transaction, number: int = TENANT_NONE
+    snapshot: Snapshot, transaction: Transaction, number: int = TENANT_NONE
 ) -> TenantView:
     """View a tenant; `transaction` is the one that the snapshot belongs to."""
     known = snapshot.tenants.get(number)
@@ -156,6 +190,8 @@ def open_tenant(
         return found
     collection = snapshot.identity.record.number
     record = read_tenant(transaction, collection, number)
+    if not snapshot.identity.record.tenants and record.rows != snapshot.state.live_rows:
+        raise transaction.lack(layout.key_u32(collection, Kind.TENANT, number))
     granted = rows_under(transaction, collection, Kind.PENDING, number, record.pending)
     revoked = rows_under(transaction, collection, Kind.REVOKED, number, record.revoked)
     made = make_view(snapshot, number, record, granted, revoked)
@@ -170,41 +206,59 @@ def make_view(
     index = snapshot.extents.index(number, record.directory)
     view = snapshot.view.copy()
     index.fill(view)
+    arrays: list[NDArray[Any]] = []
     log = snapshot.log
     if number == TENANT_NONE:
         fresh = log.numbers[: snapshot.log_count]
-        addresses: I64 = np.zeros(0, np.int64)
         view[v.FRESH_VECTORS] = snapshot.log_vectors.ctypes.data
         view[v.LISTED] = v.ALL_ROWS
     else:
-        places = log.places(number, snapshot.log_count)
-        fresh = log.numbers[places]
-        row_bytes = snapshot.identity.row_bytes
-        addresses = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
-        if len(granted):
-            fresh = np.concatenate([fresh, granted])
-            addresses = np.concatenate([addresses, snapshot.addresses(granted)])
-        view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+        fresh, addresses = _own_fresh(snapshot, number, granted)
+        if len(addresses):
+            view[v.FRESH_ADDRESSES] = addresses.ctypes.data
+            arrays.append(addresses)
         view[v.LISTED] = v.NO_LIST if index.run_count() else 0
-    view[v.FRESH_ROWS] = len(fresh)
-    view[v.FRESH_NUMBERS] = fresh.ctypes.data
+    if len(fresh):
+        view[v.FRESH_ROWS] = len(fresh)
+        view[v.FRESH_NUMBERS] = fresh.ctypes.data
     live = snapshot.live
     if len(revoked):
         live = live.copy()
         layout.set_bits(live, revoked, False)
         view[v.LIVE] = live.ctypes.data
+        arrays.append(live)
+    if index.listed:
+        arrays.append(_list(view, index.list()))
     rows = record.rows + record.granted
-    arrays = (fresh, addresses) if live is snapshot.live else (fresh, addresses, live)
-    made = TenantView(snapshot, number, record, index, fresh, live, rows, view, arrays)
-    return made.with_list(index.list()) if index.listed else made
+    return TenantView(snapshot, number, record, index, fresh, live, rows, view, tuple(arrays))
+
+
+def _own_fresh(snapshot: Snapshot, number: int, granted: U32) -> tuple[U32, I64]:
+    """Rows of a tenant that stand in no posting of it yet, and their addresses."""
+    log = snapshot.log
+    if number not in log.tenants:
+        return granted, snapshot.addresses(granted) if len(granted) else _NO_ADDRESSES
+    places = log.places(number, snapshot.log_count)
+    row_bytes = snapshot.identity.row_bytes
+    fresh = log.numbers[places]
+    addresses = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
+    if len(granted):
+        fresh = np.concatenate([fresh, granted])
+        addresses = np.concatenate([addresses, snapshot.addresses(granted)])
+    return fresh, addresses
 
 
 def rows_under(
-    transaction: lmdb.Transaction, collection: int, kind: Kind, tenant: int, count: int
+    transaction: Transaction, collection: int, kind: Kind, tenant: int, count: int
 ) -> U32:
     """Rows that stand under a tenant's keys of one kind."""
     if not count:
-        return np.zeros(0, np.uint32)
+        return NO_ROWS
     prefix = layout.key_u32(collection, kind, tenant)
-    keys = [key[len(prefix) :] for key, _ in scan(transaction, prefix)]
+    keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
+    if len(keys) != count:
+        raise CorruptionError(
+            f"The facts list {len(keys)} rows as {kind.name.lower()} for tenant number {tenant}, "
+            f"which counts {count}; restore a backup."
+        )
     return layout.unpack_rows(keys)

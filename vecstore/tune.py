@@ -35,12 +35,11 @@ from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Codec, find_codec
 from vecstore.config import Effort
 from vecstore.errors import InvalidArgumentError
-from vecstore.facts import Edit, put_store, read_store
+from vecstore.facts import Edit
 from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
-from vecstore.publish import ExtentNumbers, abandon
+from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.rebuild import Rebuilder
-from vecstore.reclaim import remove_retired
 from vecstore.results import Candidate, Tuning
 from vecstore.search import effort_array
 from vecstore.snapshot import Snapshot, with_index
@@ -84,9 +83,9 @@ class Tuner:
 
     def tune(self, request: Request, progress: Progress) -> Tuning:
         """Measure all candidates and keep the best."""
-        with self._writing.lock:
-            snapshot = self._writing.newest()
-            tenant = self._writing.view(snapshot)
+        with self._writing.build_lock:
+            with self._writing.captured() as captured:
+                snapshot, tenant = captured.snapshot, captured.view()
             workload = self._workload(tenant, request, progress)
             if workload is None or not tenant.view[v.POSTINGS]:
                 return self._without_index(tenant, request)
@@ -112,7 +111,7 @@ class Tuner:
                 self._publish(points[winner][0], snapshot, workload, tuning, numbers)
             finally:
                 abandon(self._environment, self._identity, [e.built for e in entrants])
-            remove_retired(self._environment)
+            clear_retired(self._writing)
             return tuning
 
     def _workload(
@@ -152,7 +151,7 @@ class Tuner:
         winner = best([exact], request, {})
         source = "no queries: there is no index yet, and all rows are scanned exactly"
         tuning = Tuning(request.recall, request.k, source, rows, [exact][winner], [exact])
-        with self._environment.write() as transaction:
+        with self._writing.committing(), self._environment.write() as transaction:
             edit = Edit(transaction, self._identity)
             self._store(edit, tuning)
             edit.finish()
@@ -253,11 +252,7 @@ class Tuner:
         numbers: ExtentNumbers,
     ) -> None:
         """Put the winner's postings in the place of the present ones."""
-        with self._environment.write() as transaction:
-            store = read_store(transaction)
-            store.next_extent = numbers.value
-            put_store(transaction, store)
-            edit = Edit(transaction, self._identity)
+        with publishing(self._writing, numbers) as edit:
             edit.retire(snapshot.extents, ExtentKind.POSTINGS, ExtentKind.DIRECTORY)
             edit.add_extents(winner.built.extents)
             edit.state.codec = winner.codec.name
@@ -266,9 +261,9 @@ class Tuner:
             record.calibration = [found.record() for found in winner.measured]
             record.calibration_k = workload.wanted
             record.calibrated_rows = record.rows
+            record.calibrated_indexed = record.indexed_rows
             record.calibration_note = calibration_note(workload, record.rows)
             self._store(edit, tuning)
-            edit.finish()
 
     def _store(self, edit: Edit, tuning: Tuning) -> None:
         """Keep the decision and its evidence with the collection."""

@@ -34,11 +34,13 @@ def warmup(progress: Callable[[str, int, int], None] | None = None) -> float:
     with tempfile.TemporaryDirectory() as folder, open_store(f"{folder}/warmup") as store:
         docs = store.collection("warmup", dim=_DIM)
         report("build kernels", 0, 2)
-        docs.load(base)
+        docs.load(base, metadata=[{"n": n} for n in range(len(base))])
         report("search kernels", 1, 2)
         docs.upsert([BULK_ROWS_MIN], base[:1])
         docs.query(base[0])
         docs.query(base[0], recall=1.0)
+        for where in ({"n": 1}, {"n": {"$lt": 1_000}}, {"n": {"$in": [1, 2], "$ne": 1, "$gt": 0}}):
+            docs.query(base[0], where=where)
         docs.vectors([0])
         report("search kernels", 2, 2)
     return time.perf_counter() - start

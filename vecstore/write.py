@@ -4,7 +4,7 @@ Invariants
 ----------
 * A call is atomic: its rows, the end of the rows they replace, and the extents they stand in
   become visible in one commit, or not at all.
-* One writer at a time: the store's write lock is held throughout.
+* One transaction at a time: the store's write lock is held for it, by a bulk load throughout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,19 +33,24 @@ from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE, Kind
+from vecstore.lookups import find_tenant
+from vecstore.maintenance import Maintenance
 from vecstore.planning import check_where_quota, matching_rows
+from vecstore.publish import clear_retired
 from vecstore.rowlog import log_value
 from vecstore.scopes import find_ids
 from vecstore.shares import NewRows
-from vecstore.snapshot import Snapshot, find_tenant
 from vecstore.tenancy import Tenancy
 from vecstore.tenant_view import open_tenant
+from vecstore.transaction import Transaction
 from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 REVOKED_MAX = 4
 """A tenant is divided anew when more than one in this many of its entries is revoked."""
+REMOVED_MIN = 1_024
+"""Rows that calls of this process removed before maintenance looks whether extents are worn."""
 
 
 @dataclass(frozen=True)
@@ -75,62 +79,109 @@ class Writer:
     Attributes
     ----------
     behind : str
-        Why the last maintenance was put off; empty when it was done.
+        Why maintenance was put off; empty when it was done.
     """
 
-    def __init__(self, writing: Writing) -> None:
+    def __init__(self, writing: Writing, maintenance: Maintenance) -> None:
         self._writing = writing
         self._environment = writing.environment
         self._identity = writing.identity
         self._snapshot = writing.newest
         self._lock = writing.lock
+        self._build_lock = writing.build_lock
+        self._maintenance = maintenance
         self._indexer = Indexer(writing)
         self._compactor = Compactor(writing)
+        self._worn: set[int] = set()
+        self._removed = 0
+        self._look = False
         self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
         """Insert rows, replacing those with the same ids unless `add`."""
-        with self._lock:
-            if len(batch.ids) >= self._bulk_rows_min():
-                self._put_bulk(batch, add, progress)
-            else:
+        if len(batch.ids) >= self._bulk_rows_min():
+            with self._build_lock:
+                with self._lock:
+                    self._put_bulk(batch, add, progress)
+                self._look = True
+                with self._put_off():
+                    self._indexer.recalibration.run(progress)
+                    clear_retired(self._writing)
+        else:
+            with self._lock:
                 self._put_log(batch, add)
-            self._maintain(progress)
+        self._maintenance.after_write(self, progress)
 
     def _bulk_rows_min(self) -> int:
         """Rows from which on a call is written as extents rather than to the row log."""
         rows = self._snapshot().state.live_rows
         return max(BULK_ROWS_MIN, int(rows * LOG_INDEXED_FRACTION))
 
-    def _maintain(self, progress: Progress = silent, anew: frozenset[int] = frozenset()) -> None:
-        """Work after the call's own commit, which has succeeded whatever becomes of this.
+    # --- maintenance -----------------------------------------------------------------------
 
-        A full or failing disk puts it off, and so does damage: it may be that of another tenant.
-        """
+    def full_logs(self) -> float:
+        """How full the row log is: above 1 it is to be brought into the index."""
         try:
-            if anew:
-                self._indexer.run(self._snapshot(), anew=anew, progress=progress)
-            if self._flush_if_due(progress):
-                self._compactor.tend(progress)
-            self._indexer.settle(progress)
+            snapshot = self._snapshot()
+        except VecstoreError:  # damaged, or dropped: whoever asks for rows is told
+            return 0.0
+        rows = max(LOG_ROWS_MAX, int(snapshot.state.live_rows * LOG_INDEXED_FRACTION))
+        rows = min(rows, max(CHUNK_ROWS, LOG_BYTES_MAX // self._identity.row_bytes))
+        return (snapshot.log_count + snapshot.state.pending) / rows
+
+    def is_due(self) -> bool:
+        """Whether there may be something to maintain."""
+        return bool(self._worn or self.behind) or self._look or self.full_logs() > 1
+
+    def maintain(self, progress: Progress) -> bool:
+        """Do the next thing that is due; False when nothing is, or it had to be put off.
+
+        The build lock must be held.  The calls that made it due have succeeded whatever becomes of
+        this: a full or failing disk puts it off, and so does damage, perhaps of another tenant.
+        """
+        done = False
+        with self._put_off():
+            worn = frozenset(self._worn)
+            if worn or self.full_logs() > 1:
+                self._indexer.run(anew=worn, progress=progress)
+                self._worn -= worn
+                self._look = done = True
+            else:
+                self._look = False
+                done = self._indexer.recalibration.run_one(self._flushing_between(progress))
+                done = done or self._compactor.tend(progress)
+        return done
+
+    def _flushing_between(self, progress: Progress) -> Progress:
+        """Bring a full row log into the index at each report of something that takes long."""
+
+        def report(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            if self.full_logs() > 1:
+                self._indexer.run(progress=progress)
+
+        return report
+
+    @contextmanager
+    def _put_off(self) -> Iterator[None]:
+        """Note why maintenance cannot be done now."""
+        try:
+            yield
             self.behind = ""
         except InvalidArgumentError:  # of a progress callback
             raise
         except VecstoreError as error:
             self.behind = str(error)
 
-    def _flush_if_due(self, progress: Progress) -> bool:
-        """Bring the row log into the index when it is full; tell whether that was done."""
-        snapshot = self._snapshot()
-        if snapshot.log_count + snapshot.state.pending > self._log_rows_max(snapshot):
-            self._indexer.run(snapshot, progress=progress)
-            return True
-        return False
-
-    def _log_rows_max(self, snapshot: Snapshot) -> int:
-        """Fresh rows that the row log may hold."""
-        rows = max(LOG_ROWS_MAX, int(snapshot.state.live_rows * LOG_INDEXED_FRACTION))
-        return min(rows, max(CHUNK_ROWS, LOG_BYTES_MAX // self._identity.row_bytes))
+    def compact(self, progress: Progress = silent) -> None:
+        """Bring fresh rows into the index and merge all extents, without what is dead."""
+        with self._build_lock:
+            snapshot = self._snapshot()
+            if snapshot.log_count or snapshot.state.pending:
+                self._indexer.run(progress=progress)
+            self._compactor.compact(progress)
+            self._indexer.recalibration.run(progress)
+            self.behind = ""
 
     # --- rows ------------------------------------------------------------------------------
 
@@ -150,7 +201,6 @@ class Writer:
                 put(key, log_value(owner, raw_id, raw_row))
 
     def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
-        snapshot = self._snapshot()
         with self._writing.reading() as transaction:
             edit = Edit(transaction, self._identity)
             self._check_kind(edit, batch.ids)
@@ -174,7 +224,6 @@ class Writer:
             self._put_facts(edit, batch, self._tenants(edit, batch), rows, add, indexed=True)
 
         self._indexer.run(
-            snapshot,
             new,
             np.array(replaced, np.uint32),
             put_facts,
@@ -237,16 +286,6 @@ class Writer:
                 f"written."
             )
 
-    def compact(self, progress: Progress = silent) -> None:
-        """Bring fresh rows into the index and merge all extents, without what is dead."""
-        with self._lock:
-            snapshot = self._snapshot()
-            if snapshot.log_count or snapshot.state.pending:
-                self._indexer.run(snapshot, progress=progress)
-            self._compactor.compact(progress)
-            self._indexer.settle(progress)
-            self.behind = ""
-
     def delete(self, ids: Ids | None, where: Filter | None, tenant: str | None = None) -> int:
         """Delete rows by id, by filter, or those that both name. Returns rows removed."""
         with self._lock:
@@ -255,7 +294,16 @@ class Writer:
             assert ids is not None, "the caller refuses to delete without ids and without a filter"
             with self._editing() as edit:
                 number = self._number(edit.transaction, tenant)
-                return 0 if number is None else membership.delete_rows(edit, number, ids)
+                removed = 0 if number is None else membership.delete_rows(edit, number, ids)
+        self._count_removed(removed)
+        return removed
+
+    def _count_removed(self, rows: int) -> None:
+        """Let maintenance give space back once many rows have ended."""
+        self._removed += rows
+        if self._removed >= REMOVED_MIN:
+            self._removed, self._look = 0, True
+            self._maintenance.after_write(self)
 
     def _matching_ids(self, tenant: str | None, ids: Ids | None, where: Filter) -> Ids:
         """Ids of the rows that a filter matches, among the given ones."""
@@ -278,37 +326,39 @@ class Writer:
 
     def grant(self, ids: Ids, owner: str, grantee: str) -> int:
         """Let another tenant see rows of the owner; returns how many it did not see before."""
-        with self._lock:
-            with self._editing() as edit:
-                number = self._number(edit.transaction, owner)
-                if number is None:
-                    return 0
-                count = membership.grant(edit, number, edit.tenant_number(grantee), ids)
-            self._maintain()
-            return count
+        with self._lock, self._editing() as edit:
+            number = self._number(edit.transaction, owner)
+            if number is None:
+                return 0
+            count = membership.grant(edit, number, edit.tenant_number(grantee), ids)
+        self._maintenance.after_write(self)
+        return count
 
     def revoke(self, ids: Ids, owner: str, grantee: str) -> int:
         """End grants; returns how many there were."""
-        with self._lock:
-            with self._editing() as edit:
-                number, other = (
-                    self._number(edit.transaction, owner),
-                    self._number(edit.transaction, grantee),
-                )
-                if number is None or other is None:
-                    return 0
-                count = membership.revoke(edit, number, other, ids)
-                record = edit.tenant(other)
-                worn = record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX
-            self._maintain(anew=frozenset({other} if worn else ()))
-            return count
+        with self._lock, self._editing() as edit:
+            number, other = (
+                self._number(edit.transaction, owner),
+                self._number(edit.transaction, grantee),
+            )
+            if number is None or other is None:
+                return 0
+            count = membership.revoke(edit, number, other, ids)
+            record = edit.tenant(other)
+            if record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX:
+                self._worn.add(other)
+        self._maintenance.after_write(self)
+        return count
 
     def drop_tenant(self, name: str) -> None:
         """Delete a tenant and its rows; unknown ones are skipped."""
         with self._lock, self._editing() as edit:
             number = self._number(edit.transaction, name)
-            if number is not None:
-                membership.drop_tenant(edit, number)
+            if number is None:
+                return
+            rows = edit.tenant(number).rows
+            membership.drop_tenant(edit, number)
+        self._count_removed(rows)
 
     def set_quota(self, name: str, quota: dict[str, int | None]) -> None:
         """Set what a tenant may have and ask for; None lifts a limit."""
@@ -317,7 +367,7 @@ class Writer:
             for limit, value in quota.items():
                 setattr(record, f"quota_{limit}", value)
 
-    def _number(self, transaction: lmdb.Transaction, tenant: str | None) -> int | None:
+    def _number(self, transaction: Transaction, tenant: str | None) -> int | None:
         if tenant is None:
             return TENANT_NONE
         return find_tenant(transaction, self._writing.collection, tenant)

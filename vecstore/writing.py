@@ -1,4 +1,11 @@
-"""What everything that writes to a collection works with, and snapshots as writers see them."""
+"""What everything that writes to a collection works with, and states as builders see them.
+
+Two locks order those who change a store.  The *write lock* is held for one transaction, a moment.
+The *build lock* is held by whoever makes or replaces extents, for as long as that takes: a bulk
+load, a flush, a merge, a tuning.  A builder captures a committed state, works on it while other
+calls go on writing rows, and takes the write lock again to publish.  Who needs both takes the
+build lock first.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +13,52 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import lmdb
-
+from vecstore.config import CHUNK_ROWS
 from vecstore.extent_set import Identity
-from vecstore.layout import TENANT_NONE
+from vecstore.facts import Edit
+from vecstore.layout import TENANT_NONE, align
+from vecstore.lookups import read_state
 from vecstore.search import Searcher
-from vecstore.session import WriteLock
+from vecstore.session import BuildLock, WriteLock
 from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 from vecstore.tenant_view import TenantView, open_tenant
+from vecstore.transaction import Transaction
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One committed state of a collection, held still while others go on writing.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+    transaction : Transaction
+        The one that it belongs to.
+    """
+
+    snapshot: Snapshot
+    transaction: Transaction
+
+    def view(self, tenant: int = TENANT_NONE) -> TenantView:
+        """View a tenant."""
+        return open_tenant(self.snapshot, self.transaction, tenant)
 
 
 @dataclass(frozen=True)
 class Writing:
-    """Shared by the writer of a collection, its indexer and its tuner.
+    """Shared by the writer of a collection, its indexer, its compactor and its tuner.
 
     Attributes
     ----------
     environment : Environment
     identity : Identity
     newest : callable
-        Gives the newest committed snapshot.
+        Gives the newest snapshot.
     lock : WriteLock
-        The store's write lock: whoever holds it sees no other commit.
+        The store's write lock: while it is held nobody else commits.
+    build_lock : BuildLock
+        The store's build lock: whoever holds it alone names and retires extents.
     searcher : Searcher
     """
 
@@ -36,6 +66,7 @@ class Writing:
     identity: Identity
     newest: Callable[[], Snapshot]
     lock: WriteLock
+    build_lock: BuildLock
     searcher: Searcher
 
     @property
@@ -44,15 +75,49 @@ class Writing:
         return self.identity.record.number
 
     @contextmanager
-    def reading(self) -> Iterator[lmdb.Transaction]:
-        """Read what is committed."""
+    def reading(self) -> Iterator[Transaction]:
+        """Read what was written last, by calls in an open batch too."""
         transaction = self.environment.read()
         try:
             yield transaction
         finally:
             transaction.abort()
 
-    def view(self, snapshot: Snapshot, tenant: int = TENANT_NONE) -> TenantView:
-        """View a tenant in the newest snapshot; the write lock must be held."""
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Have the write lock, taken here or by the caller."""
+        if self.lock.held:
+            yield
+        else:
+            with self.lock:
+                yield
+
+    @contextmanager
+    def captured(self, *, seal: bool = False) -> Iterator[Captured]:
+        """Capture the newest state; what a batch has open is committed before.
+
+        Parameters
+        ----------
+        seal : bool
+            Rows that are written from now on get numbers from the next chunk on: those that the
+            row log has can become an extent of their own.
+        """
+        with self.committing():
+            if seal:
+                self._seal()
+            self.environment.flush()
+            snapshot = self.newest()
+            transaction = self.environment.read_committed()
+        try:
+            yield Captured(snapshot, transaction)
+        finally:
+            transaction.abort()
+
+    def _seal(self) -> None:
         with self.reading() as transaction:
-            return open_tenant(snapshot, transaction, tenant)
+            next_row = read_state(transaction, self.collection).next_row
+        if next_row % CHUNK_ROWS:
+            with self.environment.write() as transaction:
+                edit = Edit(transaction, self.identity)
+                edit.skip_to(align(edit.state.next_row, CHUNK_ROWS))
+                edit.finish()

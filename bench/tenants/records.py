@@ -42,7 +42,7 @@ class Record:
     def __init__(self, folder: Path, command: str, settings: dict[str, Any]) -> None:
         self._folder = folder
         self._command = command
-        program = "bench.filters" if command == "filters" else "bench.tenants"
+        program = f"bench.{command}" if command in ("filters", "churn") else "bench.tenants"
         typed = without_places(shlex.join(["python", "-m", program, *sys.argv[1:]]))
         self.data: dict[str, Any] = {
             "command": command,

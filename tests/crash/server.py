@@ -83,13 +83,13 @@ class Server:
         name = f"{job.__module__}:{job.__qualname__}"
         return Job(self, self._tell(("start", name, args, str(result))), result)
 
-    def run(self, job: Callable[..., Any], *args: Any) -> Outcome:
+    def run(self, job: Callable[..., Any], *args: Any, seconds: float = JOB_S) -> Outcome:
         """Run a job to its end."""
-        return self.start(job, *args).wait()
+        return self.start(job, *args).wait(seconds)
 
-    def status(self, pid: int) -> int:
-        """Wait for a child."""
-        return int(self._tell(("wait", pid)))
+    def status(self, pid: int, seconds: float) -> int:
+        """Wait for a child, so long at most."""
+        return int(self._tell(("wait", pid, seconds)))
 
     def close(self) -> None:
         """End the server."""
@@ -112,9 +112,9 @@ class Job:
         """End the child at once."""
         os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self) -> Outcome:
-        """Wait for the child's end."""
-        status = self.server.status(self.pid)
+    def wait(self, seconds: float = JOB_S) -> Outcome:
+        """Wait for the child's end; after so many seconds it is ended."""
+        status = self.server.status(self.pid, seconds)
         if not self.result.exists():
             return Outcome(status)
         value, error = pickle.loads(self.result.read_bytes())
@@ -146,9 +146,9 @@ def _run(name: str, args: Any, result: str) -> None:
     os._exit(status)
 
 
-def _wait(pid: int) -> int:
-    """Exit code of a child; one that hangs is ended."""
-    deadline = time.monotonic() + JOB_S
+def _wait(pid: int, seconds: float) -> int:
+    """Exit code of a child; one that takes longer is ended."""
+    deadline = time.monotonic() + seconds
     pause = 0.0002
     while time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -181,7 +181,7 @@ def main() -> None:
             if not answer:
                 _run(*what)
         else:
-            answer = _wait(what[0])
+            answer = _wait(*what)
         pickle.dump(answer, out)
         out.flush()
 

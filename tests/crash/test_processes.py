@@ -26,7 +26,7 @@ def together(
     store, end = str(folder / "store"), folder / "end"
     server.run(crowd.write, store, 1).get()
     jobs = [server.start(crowd.read, store, str(end)) for _ in range(readers)]
-    writer = server.run(crowd.write, store, steps, durability, fault)
+    writer = server.run(crowd.write, store, steps, durability, fault, seconds=60 + steps)
     end.touch()
     outcomes = [writer, *(job.wait() for job in jobs)]
     problems = [f"{one.status}: {one.error}" for one in outcomes if one.status]

@@ -286,7 +286,6 @@ def prepare(folder: Path) -> None:
     faiss.omp_set_num_threads(1)  # a thread of its own would not live on in a child
     patch = pytest.MonkeyPatch()
     small_limits(patch, posting=6, pages=6)
-    patch.setattr("vecstore.indexing.FRAGMENTS_MAX", 4)
     patch.setattr("vecstore.facts.CHANGES_KEPT", 8)
     with vecstore.open(folder / "warm") as store:
         for number in range(40):

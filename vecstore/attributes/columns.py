@@ -26,7 +26,7 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,7 +281,10 @@ class Column:
 
     def _place(self, pair: tuple[float, int], after: bool) -> int:
         near, rest = pair
-        low = int(np.searchsorted(self.near, near, side="left"))
-        high = int(np.searchsorted(self.near, near, side="right"))
-        rests = np.zeros(high - low, np.int16) if self.rest is None else self.rest[low:high]
-        return low + int(np.searchsorted(rests, np.int16(rest), side="right" if after else "left"))
+        side: Literal["left", "right"] = "right" if after else "left"
+        if self.rest is None:  # all are 0
+            if rest:
+                side = "right" if rest > 0 else "left"
+            return int(self.near.searchsorted(near, side))
+        low, high = self.near.searchsorted(near, "left"), self.near.searchsorted(near, "right")
+        return int(low + self.rest[low:high].searchsorted(np.int16(rest), side))

@@ -14,11 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pyroaring import BitMap
 
 from vecstore.attributes.columns import ALIGN, COLUMN_DTYPE, MEMBER, SLOTS, Column, Texts
 from vecstore.attributes.writer import TENANT_DTYPE
-from vecstore.bitmaps import bitmap_of
 from vecstore.extents import Extent
 from vecstore.filters import (
     Condition,
@@ -31,9 +29,12 @@ from vecstore.filters import (
     select,
 )
 from vecstore.layout import Section, align
+from vecstore.rowsets import NO_ROWS, RowSet
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
+_OPENED_MAX = 64
+"""Tenants whose names and columns an index keeps at hand."""
 
 
 class _Tenant:
@@ -47,7 +48,8 @@ class _Tenant:
         self.names = Texts(ends, data[at : at + names_bytes])
         at += align(names_bytes, ALIGN)
         self.columns = data[at:].view(COLUMN_DTYPE)
-        self._keys = self.columns["key"]
+        self._keys = np.ascontiguousarray(self.columns["key"]).data
+        self._known: dict[tuple[str, int], Column | None] = {}
 
     def slots(self, field: str, first: int, end: int) -> Iterator[Column]:
         """Columns of a field whose slots are from `first` to `end` - 1."""
@@ -59,8 +61,13 @@ class _Tenant:
             yield Column(self.data, self.columns[column])
 
     def slot(self, field: str, slot: int) -> Column | None:
-        """Column of a field and slot, if there is one."""
-        return next(self.slots(field, slot, slot + 1), None)
+        """Column of a field and slot, if there is one; those used are kept."""
+        known = self._known.get((field, slot))
+        if known is None:
+            known = next(self.slots(field, slot, slot + 1), None)
+            if known is not None:
+                self._known[field, slot] = known
+        return known
 
     def rows(self, condition: Condition) -> Iterator[U32]:
         """Rows that satisfy a condition, in pieces that may overlap."""
@@ -136,9 +143,10 @@ class Attributes:
             )
         self.tenants: U32 = np.ascontiguousarray(self._table["tenant"])
         self._checked = np.zeros(len(self._table), np.bool_)
+        self._opened: dict[int, _Tenant] = {}
 
-    def leaf(self, tenant: int, condition: Condition) -> BitMap:
-        """Rows of a tenant that satisfy one positive condition.
+    def leaf(self, tenant: int, condition: Condition) -> list[U32]:
+        """Rows of a tenant that satisfy one positive condition, in pieces that may overlap.
 
         Raises
         ------
@@ -146,10 +154,7 @@ class Attributes:
             The tenant's bytes do not match their checksum.
         """
         found = self._tenant(tenant)
-        pieces = [] if found is None else list(found.rows(condition))
-        if len(pieces) > 1:
-            return bitmap_of(np.concatenate(pieces))
-        return bitmap_of(pieces[0]) if pieces else BitMap()
+        return [] if found is None else list(found.rows(condition))
 
     def entries(self, tenant: int) -> Iterator[Entry]:
         """Everything that the index holds of a tenant, in its order; raises as `leaf` does."""
@@ -164,7 +169,7 @@ class Attributes:
 
     def intact(self, tenant: int) -> bool:
         """Hold the bytes of one of `tenants` against their checksum, used before or not."""
-        place = int(np.searchsorted(self.tenants, np.uint32(tenant)))
+        place = int(self.tenants.searchsorted(np.uint32(tenant)))
         found = xxhash.xxh3_64_intdigest(self._bytes(place).data)
         return bool(found == int(self._table[place]["sum"]))
 
@@ -174,7 +179,10 @@ class Attributes:
         return self._data[start : start + int(entry["bytes"])]
 
     def _tenant(self, tenant: int) -> _Tenant | None:
-        place = int(np.searchsorted(self.tenants, np.uint32(tenant)))
+        opened = self._opened.get(tenant)
+        if opened is not None:
+            return opened
+        place = int(self.tenants.searchsorted(np.uint32(tenant)))
         if place == len(self.tenants) or int(self.tenants[place]) != tenant:
             return None
         if not self._checked[place]:
@@ -185,7 +193,10 @@ class Attributes:
                     tenant=tenant,
                 )
             self._checked[place] = True
-        return _Tenant(self._bytes(place), self._table[place])
+        if len(self._opened) >= _OPENED_MAX:
+            self._opened.clear()
+        self._opened[tenant] = opened = _Tenant(self._bytes(place), self._table[place])
+        return opened
 
 
 def matching(
@@ -193,8 +204,9 @@ def matching(
     tenant: int,
     sources: Sequence[Attributes],
     fresh: Iterable[tuple[int, dict[str, Any] | None]],
-    universe: Callable[[], BitMap],
-) -> BitMap:
+    universe: Callable[[], RowSet],
+    words: int,
+) -> RowSet:
     """Rows of a tenant that a filter matches, over all indexes and the rows not in any.
 
     Parameters
@@ -207,10 +219,12 @@ def matching(
     universe : callable
         Gives all rows that the tenant sees, fresh ones or not; called once at most, and only if
         the filter matches rows by what they lack.
+    words : int
+        Of a bitmap over all rows.
 
     Returns
     -------
-    BitMap
+    RowSet
         May hold rows that ended since their index was written; intersect it with the live ones.
 
     Raises
@@ -219,13 +233,17 @@ def matching(
         The tenant's bytes in a source do not match their checksum.
     """
 
-    def leaf(condition: Condition) -> BitMap:
-        return BitMap.union(BitMap(), *(source.leaf(tenant, condition) for source in sources))
+    def leaf(condition: Condition) -> RowSet:
+        pieces = [piece for source in sources for piece in source.leaf(tenant, condition)]
+        return RowSet.of(words, pieces)
 
-    found = select(filter, leaf, universe)
-    seen, matched = BitMap(), BitMap()
+    found = select(filter, leaf, universe, RowSet(words, NO_ROWS))
+    seen, matched = [], []
     for row, metadata in fresh:
-        seen.add(row)
+        seen.append(row)
         if filter.matches(metadata):
-            matched.add(row)
-    return (found - seen) | matched
+            matched.append(row)
+    if not seen:
+        return found
+    others = found - RowSet.of(words, [np.array(seen, np.uint32)])
+    return others | RowSet.of(words, [np.array(matched, np.uint32)])

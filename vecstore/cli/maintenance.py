@@ -52,15 +52,24 @@ def check(
             "--repair", help="Make postings and metadata index anew where they are damaged."
         ),
     ] = False,
+    drop_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--drop-damaged",
+            help="With --repair: delete the rows whose vectors are damaged, and name them.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Verify every invariant; status 1 if one is violated."""
+    if drop_damaged and not repair:
+        raise typer.BadParameter("--drop-damaged deletes rows; give --repair with it.")
     done: list[str] = []
     with changed(store) if repair else opened(store, "r") as source:
         found = source.check()
         if repair and found:
             with progress_bars() as progress:
-                done = source.repair(progress)
+                done = source.repair(progress, drop_damaged=drop_damaged)
             found = source.check()
     violations = [
         {"invariant": one.invariant, "where": one.where, "detail": one.detail} for one in found

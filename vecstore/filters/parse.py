@@ -29,7 +29,7 @@ from vecstore.config import (
 )
 from vecstore.errors import FilterError
 from vecstore.filters.conditions import Contains, Exists, OneOf, Range
-from vecstore.filters.tree import And, Filter, Node, Not, Or
+from vecstore.filters.tree import And, Filter, Node, Not, Or, matches_all
 from vecstore.filters.values import Value, ValueKind, value_of
 
 _SHOWN: Final = 60
@@ -277,19 +277,21 @@ def _utf8_bytes(text: str) -> int:
 
 def _all(parts: list[Node]) -> Node:
     """Join by and; parts that match everything are left out."""
-    kept = [part for part in parts if part != And(())]
+    kept = [part for part in parts if not matches_all(part)]
     return kept[0] if len(kept) == 1 else And(tuple(kept))
 
 
 def _any(parts: list[Node]) -> Node:
     """Join by or; a part that matches everything makes the whole do so."""
-    if And(()) in parts:
+    if any(map(matches_all, parts)):
         return And(())
     return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
 
 def _fused(parts: list[Node]) -> list[Node]:
     """Join one lower and one upper bound of a kind into one range, which is one look-up."""
+    if len(parts) < 2:
+        return parts
     lows = [part for part in parts if isinstance(part, Range) and part.low is not None]
     highs = [part for part in parts if isinstance(part, Range) and part.high is not None]
     if len(lows) != 1 or len(highs) != 1 or lows[0].kind != highs[0].kind:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
-
-from pyroaring import BitMap
+from functools import cached_property, reduce
+from operator import or_
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from vecstore.filters.conditions import Condition, Contains, OneOf, Range
 from vecstore.filters.values import Value, canonical, encoded
@@ -77,7 +76,7 @@ class Filter:
     @property
     def everything(self) -> bool:
         """Whether this is the empty filter, which every row matches: `{}`, or only such parts."""
-        return self.root == And(())
+        return matches_all(self.root)
 
     def matches(self, metadata: dict[str, Any] | None) -> bool:
         """Tell whether a row with this metadata matches; None has no fields.
@@ -93,6 +92,11 @@ class Filter:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def matches_all(node: Node) -> bool:
+    """Tell whether a node is an And without parts."""
+    return isinstance(node, And) and not node.parts
 
 
 def _matches(node: Node, metadata: dict[str, Any]) -> bool:
@@ -133,10 +137,21 @@ def _bound(value: Value | None, is_open: bool) -> bytes:
     return (b"(" if is_open else b"[") + encoded(value)
 
 
-Leaf: TypeAlias = Callable[[Condition], BitMap]
+class Rows(Protocol):
+    """A set of rows, as `vecstore.rowsets.RowSet`."""
+
+    def __len__(self) -> int: ...
+    def __and__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __or__(self, other: Any, /) -> Any: ...
 
 
-def select(filter: Filter, leaf: Leaf, universe: Callable[[], BitMap]) -> BitMap:
+Set = TypeVar("Set", bound=Rows)
+
+
+def select(
+    filter: Filter, leaf: Callable[[Condition], Set], universe: Callable[[], Set], nothing: Set
+) -> Set:
     """Rows that a filter matches, from the rows of its conditions.
 
     Parameters
@@ -146,45 +161,49 @@ def select(filter: Filter, leaf: Leaf, universe: Callable[[], BitMap]) -> BitMap
         `leaf(condition)` gives the rows that satisfy one positive condition.
     universe : callable
         Gives all rows; called once, and only if the filter matches rows by what they lack.
+    nothing : set
+        Of no rows.
 
     Returns
     -------
-    BitMap
+    set of rows
         Not to be modified: it may be one that `leaf` or `universe` gave.
     """
-    rows, is_complement = _select(filter.root, leaf)
+    rows, is_complement = _select(filter.root, leaf, nothing)
     if not is_complement:
         return rows
     everything = universe()
-    return everything - rows if rows else everything
+    return everything - rows if len(rows) else everything
 
 
-def _select(node: Node, leaf: Leaf) -> tuple[BitMap, bool]:
+def _select(node: Node, leaf: Callable[[Condition], Set], nothing: Set) -> tuple[Set, bool]:
     """Rows, and whether it is all others that match."""
     if isinstance(node, Not):
-        rows, is_complement = _select(node.part, leaf)
+        rows, is_complement = _select(node.part, leaf, nothing)
         return rows, not is_complement
     if isinstance(node, And):
-        return _intersect(node.parts, leaf, False)
+        return _intersect(node.parts, leaf, nothing, False)
     if isinstance(node, Or):  # any of them: not all of their negations
-        rows, is_complement = _intersect(node.parts, leaf, True)
+        rows, is_complement = _intersect(node.parts, leaf, nothing, True)
         return rows, not is_complement
     return leaf(node), False
 
 
-def _intersect(parts: tuple[Node, ...], leaf: Leaf, negated: bool) -> tuple[BitMap, bool]:
+def _intersect(
+    parts: tuple[Node, ...], leaf: Callable[[Condition], Set], nothing: Set, negated: bool
+) -> tuple[Set, bool]:
     """Intersect the rows of parts, or those of their negations."""
-    within: BitMap | None = None
-    without: list[BitMap] = []
+    within: Set | None = None
+    without: list[Set] = []
     for part in parts:
-        rows, is_complement = _select(part, leaf)
+        rows, is_complement = _select(part, leaf, nothing)
         if is_complement != negated:
             without.append(rows)
         else:
             within = rows if within is None else within & rows
-            if not within:
+            if not len(within):
                 return within, False
-    outside = without[0] if len(without) == 1 else BitMap.union(BitMap(), *without)
+    outside = reduce(or_, without) if without else nothing
     if within is None:
         return outside, True
-    return (within - outside if outside else within), False
+    return (within - outside if len(outside) else within), False

@@ -1,7 +1,9 @@
-"""XXH3-64 of memory by address, so that a scan can check what it reads for the first time.
+"""XXH3-64 where calling `xxhash` for each piece would cost more than hashing it.
 
-The long form of the specification (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md),
-seed 0, for at least 241 bytes; equal to `xxhash.xxh3_64_intdigest`, which writes the checksums.
+Two forms of the specification (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md), seed 0:
+that of 241 bytes and more, by address, so that a scan can check what it reads for the first time;
+and that of 17 to 128 bytes, for the entries of many ids.  Equal to `xxhash.xxh3_64_intdigest`,
+which writes the other checksums.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from vecstore.kernels.intrinsics import (
 )
 
 BYTES_MIN = 241
+SHORT_BYTES_MIN, SHORT_BYTES_MAX = 17, 128
 
 _SECRET = np.frombuffer(
     bytes.fromhex(
@@ -85,3 +88,52 @@ def xxh3(address, size, sums):
     result ^= result >> np.uint64(37)
     result *= _MIX
     return result ^ (result >> np.uint64(32))
+
+
+@kernel
+def _mix_16(address, secret):
+    """Mix 16 bytes with 16 of the secret."""
+    low = load_u64(address, 0) ^ load_u64(secret, 0)
+    return multiply_fold(low, load_u64(address, 1) ^ load_u64(secret, 1))
+
+
+@kernel
+def _xxh3_short(address, size):
+    """Hash `SHORT_BYTES_MIN` to `SHORT_BYTES_MAX` bytes of memory."""
+    secret = _SECRET.ctypes.data
+    result = np.uint64(size) * _PRIME64_1
+    for pair in range((size - 1) // 32, -1, -1):
+        result += _mix_16(address + 16 * pair, secret + 32 * pair)
+        result += _mix_16(address + size - 16 * (pair + 1), secret + 32 * pair + 16)
+    result ^= result >> np.uint64(37)
+    result *= _MIX
+    return result ^ (result >> np.uint64(32))
+
+
+@kernel
+def hash_pairs(heads, ends, tails, work, out):
+    """Hash many short pieces, each a head followed by a tail.
+
+    Parameters
+    ----------
+    heads : uint8 (bytes,)
+        One after the other.
+    ends : int64 (n,)
+        Where each head ends.
+    tails : uint8 (n, t)
+        Head and tail have `SHORT_BYTES_MIN` to `SHORT_BYTES_MAX` bytes together.
+    work : uint8 (SHORT_BYTES_MAX,)
+        Work memory.
+    out : uint64 (n,)
+    """
+    first = 0
+    for piece in range(len(ends)):
+        size = ends[piece] - first
+        for word in range(size // 8):
+            store_u64(work.ctypes.data, word, load_u64(heads.ctypes.data + first, word))
+        for place in range(size // 8 * 8, size):
+            work[place] = heads[first + place]
+        for place in range(tails.shape[1]):
+            work[size + place] = tails[piece, place]
+        out[piece] = _xxh3_short(work.ctypes.data, size + tails.shape[1])
+        first = ends[piece]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vecstore.kernels.cache import kernel
+from vecstore.kernels.cache import allocating_kernel
 
 
-@kernel
+@allocating_kernel
 def choose_copies(x, candidates, distances, centroids, soar_lambda, chosen):
     """Choose further homes for rows as in SOAR (arXiv 2404.00774, section 3.2).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
-from vecstore.kernels.cache import kernel
+from vecstore.kernels.cache import allocating_kernel, kernel
 from vecstore.kernels.factors import code_scale
 from vecstore.kernels.intrinsics import load_f32, load_u8, load_u16, load_u32, load_u64, store_f32
 from vecstore.kernels.query import CODEWORDS, part_centred, rotate_centred
@@ -97,7 +97,7 @@ def _decode_parts(view, block, place, centroid_turned, turned, target):
                 store_f32(target, i, load_f32(target, i) + value * load_f32(row, i))
 
 
-@kernel
+@allocating_kernel
 def decode_run(view, centroid, run, blocks, target):
     """Decode the first `target.shape[0]` places of a run, as the index sees rows.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
-from vecstore.kernels.cache import kernel
+from vecstore.kernels.cache import allocating_kernel, kernel
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.intrinsics import store_f32, store_u32
 from vecstore.kernels.quantise import (
@@ -53,7 +53,7 @@ def _empty_places(view, block, first):
             store_f32(numbers, place - 3 * BLOCK_ROWS, _EMPTY_F_ADD)
 
 
-@kernel
+@allocating_kernel
 def encode_runs(
     view, centroids, centres, raw, first, addresses, numbers, begin, end, offsets, target
 ):
@@ -144,7 +144,7 @@ def gather_rows(form, addresses, target):
         decode_row(form, addresses[i], dim, target.ctypes.data + 4 * dim * i)
 
 
-@kernel
+@allocating_kernel
 def exact_pairs(form, metric, queries, addresses, target):
     """Distances of raw queries to given raw rows, bit for bit as a search computes them.
 

@@ -41,14 +41,16 @@ from vecstore.kernels.view import (
     METRIC,
     ORDINALS,
     PADDED,
-    PAGE_ADDRESS,
-    PAGE_BLOCKS,
+    PAGE_CODES,
+    PAGE_TABLE,
     PAGES,
     PLANE_SCALE,
     PLANE_SHIFT,
     PLANES_AT,
     POSTINGS,
     QUERY,
+    STORED_PAGE_BLOCKS,
+    STORED_PAGE_BYTES,
     SUPERS,
 )
 
@@ -66,8 +68,9 @@ def _estimate_page(view, scratch, page, found):
     block_bytes = words * 8 * BLOCK_ROWS + 16 * BLOCK_ROWS
     super_centroid = view[SUPERS] + 4 * dim * page
     g_add = centroid_distance(view[METRIC], scratch[QUERY], super_centroid, dim)
-    block = load_i64(view[PAGE_ADDRESS], page)
-    for _ in range(load_i64(view[PAGE_BLOCKS], page)):
+    stored = view[PAGE_TABLE] + STORED_PAGE_BYTES * page
+    block = view[PAGE_CODES] + load_i64(stored, 0)
+    for _ in range(np.int64(load_u32(stored + STORED_PAGE_BLOCKS, 0))):
         if found + BLOCK_ROWS > scratch[ESTIMATES_MAX]:
             break
         rabitq_block(

@@ -9,7 +9,16 @@ from vecstore.kernels.cache import kernel
 from vecstore.kernels.checksum import xxh3
 from vecstore.kernels.chunks import chunk_field, place_in_chunk
 from vecstore.kernels.distance import exact_distance
-from vecstore.kernels.intrinsics import load_f32, load_i64, load_u32, load_u64, prefetch, store_u64
+from vecstore.kernels.intrinsics import (
+    load_f32,
+    load_i64,
+    load_u8,
+    load_u32,
+    load_u64,
+    prefetch,
+    store_u8,
+    store_u64,
+)
 from vecstore.kernels.topk import offer
 from vecstore.kernels.view import (
     ALL_ROWS,
@@ -40,7 +49,9 @@ from vecstore.kernels.view import (
     RUN_ADDRESS,
     RUN_BLOCKS,
     RUN_CHECKED,
+    RUN_FIELDS,
     RUN_SUM,
+    RUN_TABLE,
     SURVIVORS,
 )
 
@@ -80,13 +91,21 @@ def run_block_bytes(view):
 
 
 @kernel
+def run_field(view, run, field):
+    """One of the facts of a run."""
+    return load_i64(view[RUN_TABLE], run * RUN_FIELDS + field)
+
+
+@kernel
 def run_intact(view, scratch, counters, run):
     """Hold a run against its checksum on its first use; note it when it is damaged."""
-    if _is_set(view[RUN_CHECKED], run):
+    checked = run_field(view, run, RUN_CHECKED)
+    if load_u8(checked, 0) != np.uint8(0):
         return True
-    size = load_i64(view[RUN_BLOCKS], run) * run_block_bytes(view)
-    if xxh3(load_i64(view[RUN_ADDRESS], run), size, scratch[HASH]) == load_u64(view[RUN_SUM], run):
-        _set(view[RUN_CHECKED], run)
+    size = run_field(view, run, RUN_BLOCKS) * run_block_bytes(view)
+    found = xxh3(run_field(view, run, RUN_ADDRESS), size, scratch[HASH])
+    if np.int64(found) == run_field(view, run, RUN_SUM):
+        store_u8(checked, 0, np.uint8(1))
         return True
     counters[DAMAGED] = run + 1
     return False

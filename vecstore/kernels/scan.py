@@ -23,7 +23,7 @@ from vecstore.kernels.intrinsics import (
     store_u32,
     store_u64,
 )
-from vecstore.kernels.rows import ask_for, is_live, rerank, run_intact
+from vecstore.kernels.rows import ask_for, is_live, rerank, run_field, run_intact
 from vecstore.kernels.topk import heap_pop, heapify, histogram_cut, offer_upper
 from vecstore.kernels.view import (
     BITS,
@@ -146,13 +146,13 @@ def scan_posting(
     if following >= 0:
         run = load_i64(view[FIRST_RUN], following)
         if run < load_i64(view[FIRST_RUN], following + 1):
-            ahead = load_i64(view[RUN_ADDRESS], run)
-            ahead_end = ahead + load_i64(view[RUN_BLOCKS], run) * block_bytes
+            ahead = run_field(view, run, RUN_ADDRESS)
+            ahead_end = ahead + run_field(view, run, RUN_BLOCKS) * block_bytes
     for run in range(load_i64(view[FIRST_RUN], ordinal), load_i64(view[FIRST_RUN], ordinal + 1)):
         if not run_intact(view, scratch, counters, run):
             continue
-        block = load_i64(view[RUN_ADDRESS], run)
-        blocks = load_i64(view[RUN_BLOCKS], run)
+        block = run_field(view, run, RUN_ADDRESS)
+        blocks = run_field(view, run, RUN_BLOCKS)
         extra = block + blocks * block_bytes
         counters[COUNT_ROWS] += blocks * BLOCK_ROWS
         for _ in range(blocks):
@@ -204,8 +204,8 @@ def seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances):
     for run in range(first, end):
         if not run_intact(view, scratch, counters, run):
             return 0
-        block = load_i64(view[RUN_ADDRESS], run)
-        for _ in range(load_i64(view[RUN_BLOCKS], run)):
+        block = run_field(view, run, RUN_ADDRESS)
+        for _ in range(run_field(view, run, RUN_BLOCKS)):
             if found + BLOCK_ROWS <= scratch[ESTIMATES_MAX]:
                 place = estimates + 4 * found
                 estimate_block(view, scratch, block, block, g_add, g_err, _INF, place)
@@ -218,8 +218,8 @@ def seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances):
     at = 0
     n = 0
     for run in range(first, end):
-        block = load_i64(view[RUN_ADDRESS], run)
-        for _ in range(load_i64(view[RUN_BLOCKS], run)):
+        block = run_field(view, run, RUN_ADDRESS)
+        for _ in range(run_field(view, run, RUN_BLOCKS)):
             if at + BLOCK_ROWS <= found:
                 mask = mask_within(estimates + 4 * at, cut)
                 numbers = block + block_bytes - 4 * BLOCK_ROWS

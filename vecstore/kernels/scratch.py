@@ -26,24 +26,25 @@ class Scratch:
     """
 
     def __init__(self, view: I64) -> None:
-        self._shape = _shape(view)
-        dim, padded, wide, parts = self._shape
-        heap = max(ESTIMATES_MAX, int(view[v.PAGES]))
+        self._dim, padded, self._parts, self._part_dim, pages = view[
+            [v.DIM, v.PADDED, v.PARTS, v.PART_DIM, v.PAGES]
+        ].tolist()
+        self._heap = max(ESTIMATES_MAX, pages)
         sizes = {
-            v.QUERY: 4 * dim,
+            v.QUERY: 4 * self._dim,
             v.ROTATED: 4 * padded,
             v.PLANES_AT: padded // 64 * PLANES * 8,
             v.ESTIMATES: 4 * ESTIMATES_MAX,
             v.ORDINALS: 4 * ESTIMATES_MAX,
-            v.HEAP: 8 * heap,
+            v.HEAP: 8 * self._heap,
             v.SURVIVORS: 4 * v.SURVIVORS_MAX,
             v.LOWER: 4 * v.SURVIVORS_MAX,
             v.HASH: 64,
             v.HISTOGRAM: 8 * v.BINS,
             v.FACTS: 4 * v.QUERY_FACTS,
             v.BYTES_AT: padded,
-            v.PARTED: 4 * wide,
-            v.TABLES: 4 * CODEWORDS * parts,
+            v.PARTED: 4 * self._parts * self._part_dim,
+            v.TABLES: 4 * CODEWORDS * self._parts,
             v.UPPER: 4 * v.UPPERS_MAX,
             v.UPPER_ROWS: 4 * v.UPPERS_MAX,
         }
@@ -55,14 +56,16 @@ class Scratch:
             self.table[field] = at
             at += size
         self.table[v.ESTIMATES_MAX] = ESTIMATES_MAX
-        self.table[v.HEAP_MAX] = heap
+        self.table[v.HEAP_MAX] = self._heap
         self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
 
     def fits(self, view: I64) -> bool:
         """Tell whether the memory serves a view."""
-        return self._shape == _shape(view) and bool(view[v.PAGES] <= self.table[v.HEAP_MAX])
-
-
-def _shape(view: I64) -> tuple[int, int, int, int]:
-    dim, padded, parts, part_dim = view[[v.DIM, v.PADDED, v.PARTS, v.PART_DIM]].tolist()
-    return dim, padded, parts * part_dim, parts
+        field = view.item
+        fits: bool = (
+            self._dim == field(v.DIM)
+            and self._parts == field(v.PARTS)
+            and self._part_dim == field(v.PART_DIM)
+            and self._heap >= field(v.PAGES)
+        )
+        return fits

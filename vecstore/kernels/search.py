@@ -17,9 +17,12 @@ from vecstore.kernels.rows import rerank, scan_exactly, scan_fresh
 from vecstore.kernels.scan import bounds_above, rerank_last, scan_posting, seed, threshold
 from vecstore.kernels.topk import clear_uppers
 from vecstore.kernels.view import (
+    ANSWERED,
     BOUND,
     CENTROIDS,
     COUNT_POSTINGS,
+    COUNTED,
+    DAMAGED,
     DIM,
     LISTED,
     METRIC,
@@ -103,19 +106,21 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
     live_rows : int64
         Rows that can be found at all.
     counters : int64 (COUNTERS,)
-        Added to: postings probed, rows scanned, rows refined by further bits, rows reranked, and
+        Receive: postings probed, rows scanned, rows refined by further bits, rows reranked, and
         queries that found too few rows and lack a list for an exact scan (UNLISTED); DAMAGED is
-        set when a checksum does not hold, and the answers are then worth nothing.
+        set when a checksum does not hold.
     rows : uint32 (n, k), distances : float32 (n, k)
         Receive the answers, nearest first; places left over get NO_ROW and +inf.
 
     Returns
     -------
     int64
-        -1, or the number of the first query that is not finite (2 * number) or is a zero
-        vector under cosine (2 * number + 1).
+        ANSWERED; COUNTED, when the answers are worth nothing and a counter says why; or the
+        number of the first query that is not finite (2 * number) or is a zero vector under
+        cosine (2 * number + 1).
     """
     k = rows.shape[1]
+    counters[:] = 0
     for i in range(first, end):
         top_rows = rows[i]
         top_distances = distances[i]
@@ -135,4 +140,4 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
         for j in range(count, k):
             top_rows[j] = _NO_ROW
             top_distances[j] = _INF
-    return -1
+    return COUNTED if counters[DAMAGED] != 0 or counters[UNLISTED] != 0 else ANSWERED

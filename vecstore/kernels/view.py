@@ -17,39 +17,67 @@ CODEC: Final = 3
 BLOCK_BYTES: Final = 4  # of 32 rows, as the scan steps through them
 CENTRE: Final = 5  # f32 (dim,)
 SIGNS: Final = 6  # f32 (rounds, padded)
-PAGES: Final = 7  # super-centroids
-SUPERS: Final = 8  # f32 (pages, dim)
-PAGE_ADDRESS: Final = 9  # i64 (pages,): code blocks of centroids
-PAGE_BLOCKS: Final = 10  # i64 (pages,)
-POSTINGS: Final = 11
-CENTROIDS: Final = 12  # f32 (postings, dim)
-FIRST_RUN: Final = 13  # i64 (postings + 1,)
-RUN_ADDRESS: Final = 14  # i64 (runs,)
-RUN_BLOCKS: Final = 15  # i64 (runs,)
-RUN_SUM: Final = 16  # u64 (runs,): xxh3
-RUN_CHECKED: Final = 17  # u64 bitmap over runs, set on the first use
-CHUNKS: Final = 18
-CHUNK_TABLE: Final = 19  # i64 (chunks, CHUNK_FIELDS)
-LIVE: Final = 20  # u64 bitmap over rows that may be found
-FRESH_ROWS: Final = 21  # rows that stand in no posting yet
-FRESH_NUMBERS: Final = 22  # u32 (fresh rows,)
-FRESH_VECTORS: Final = 23  # u8 (fresh rows, row bytes), where FRESH_ADDRESSES is 0
-BITS: Final = 24  # of a code, per dimension
-STEPS: Final = 25  # rounds of the block kernel's inner loop
-EXTRA_BYTES: Final = 26  # of a row, behind the blocks of its run
-GRID_SCALE: Final = 27  # bits of the float32 by which residuals of length one are quantised
-GRID_ERROR: Final = 28  # bits of the float32 relative error of its codes
-PARTS: Final = 29  # parts of a vector that have a codebook each
-PART_DIM: Final = 30
-CODEBOOK: Final = 31  # f32 (parts, part dim, 256)
-MATRIX: Final = 32  # f32 (parts * part dim, dim), learned rotation; 0 = none
-RAW_FORM: Final = 33  # of raw rows, in extents and in the log
-ROW_BYTES: Final = 34  # from one raw row to the next
-FRESH_ADDRESSES: Final = 35  # i64 (fresh rows,), when they do not stand one after the other
-LISTED: Final = 36  # rows of an exact scan, or ALL_ROWS, or NO_LIST
-LISTED_ROWS: Final = 37  # u32 (listed,), ascending
-ERROR_SCALE: Final = 38  # bits of the float32 that product-quantised rows' bounds are scaled by
-VIEW_FIELDS: Final = 39
+BITS: Final = 7  # of a code, per dimension
+STEPS: Final = 8  # rounds of the block kernel's inner loop
+EXTRA_BYTES: Final = 9  # of a row, behind the blocks of its run
+GRID_SCALE: Final = 10  # bits of the float32 by which residuals of length one are quantised
+GRID_ERROR: Final = 11  # bits of the float32 relative error of its codes
+PARTS: Final = 12  # parts of a vector that have a codebook each
+PART_DIM: Final = 13
+CODEBOOK: Final = 14  # f32 (parts, part dim, 256)
+MATRIX: Final = 15  # f32 (parts * part dim, dim), learned rotation; 0 = none
+ERROR_SCALE: Final = 16  # bits of the float32 that product-quantised rows' bounds are scaled by
+MODEL_FIELDS: Final = 17  # those before: of the codec and what it learned
+
+RAW_FORM: Final = 17  # of raw rows, in extents and in the log
+ROW_BYTES: Final = 18  # from one raw row to the next
+CHUNKS: Final = 19
+CHUNK_TABLE: Final = 20  # i64 (chunks, CHUNK_FIELDS)
+LIVE: Final = 21  # u64 bitmap over rows that may be found
+FRESH_ROWS: Final = 22  # rows that stand in no posting yet
+FRESH_NUMBERS: Final = 23  # u32 (fresh rows,)
+FRESH_VECTORS: Final = 24  # u8 (fresh rows, row bytes), where FRESH_ADDRESSES is 0
+FRESH_ADDRESSES: Final = 25  # i64 (fresh rows,), when they do not stand one after the other
+
+PAGES: Final = 26  # super-centroids
+SUPERS: Final = 27  # f32 (pages, dim)
+PAGE_TABLE: Final = 28  # as stored, (pages,): where the code blocks of centroids are
+PAGE_CODES: Final = 29
+POSTINGS: Final = 30
+CENTROIDS: Final = 31  # f32 (postings, dim)
+FIRST_RUN: Final = 32  # i64 (postings + 1,)
+RUN_TABLE: Final = 33  # i64 (runs, RUN_FIELDS)
+LISTED: Final = 34  # rows of an exact scan, or ALL_ROWS, or NO_LIST
+LISTED_ROWS: Final = 35  # u32 (listed,), ascending
+VIEW_FIELDS: Final = 36
+
+# --- a run, i64 each -------------------------------------------------------------------------
+RUN_ADDRESS: Final = 0
+RUN_BLOCKS: Final = 1
+RUN_SUM: Final = 2  # xxh3
+RUN_CHECKED: Final = 3  # u8 at this address, set on the first use
+RUN_ROWS: Final = 4
+RUN_PART: Final = 5  # place of its extent among those of postings
+RUN_PLACE: Final = 6  # in its extent
+RUN_FIELDS: Final = 7
+
+# --- an extent of postings, i64 each -----------------------------------------------------------
+PART_TENANTS: Final = 0  # u32 (runs,), ascending
+PART_RUNS: Final = 1  # as stored, (runs,)
+PART_COUNT: Final = 2
+PART_BLOCKS: Final = 3  # what offsets of runs count from
+PART_CHECKED: Final = 4  # u8 (runs,), set on the first use
+PART_FIELDS: Final = 5
+
+# --- bytes of stored runs and pages, as `vecstore.layout.RUN_DTYPE` and `PAGE_DTYPE` ------------
+STORED_POSTING: Final = 4
+STORED_OFFSET: Final = 8
+STORED_ROWS: Final = 16
+STORED_BLOCKS: Final = 20
+STORED_SUM: Final = 24
+STORED_RUN_BYTES: Final = 32
+STORED_PAGE_BLOCKS: Final = 8
+STORED_PAGE_BYTES: Final = 16
 
 # --- scratch: what is written --------------------------------------------------------------
 QUERY: Final = 0  # f32 (dim,): normalised under cosine
@@ -102,6 +130,10 @@ DAMAGED: Final = 3  # 1 + run, or 1 + PAGE_TAG + a row on the page, whose checks
 COUNT_REFINED: Final = 4
 UNLISTED: Final = 5  # queries that need an exact scan over a list that is not there
 COUNTERS: Final = 6
+
+# --- status of a search, where it is not the number of a query that cannot be asked ------------
+ANSWERED: Final = -1
+COUNTED: Final = -2  # DAMAGED or UNLISTED say what kept it from being answered
 
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF

@@ -8,7 +8,8 @@ A store is a directory::
     extents/        immutable files, one per extent number
 
 LMDB keys are big-endian, so that byte order is number order: collection (u32), kind (u8),
-then what the kind needs.  Collection 0 is the store itself.
+then what the kind needs.  Collection 0 is the store itself.  Every value ends in a checksum of
+its key and itself.
 
 An extent is one header page and a list of sections.  Sections start at multiples of 64 bytes
 (bulk sections at 4,096).  A header names each section's place, length and xxh3-64; bulk
@@ -52,6 +53,8 @@ from vecstore.layout.keys import (
     unpack_rows,
 )
 from vecstore.layout.records import (
+    BULK_KEYS_MIN,
+    SUM_BYTES,
     ChangeRecord,
     CollectionRecord,
     EffortRecord,
@@ -59,6 +62,8 @@ from vecstore.layout.records import (
     StateRecord,
     StoreRecord,
     TenantRecord,
+    entry_sum,
+    entry_sums,
     pack,
     unpack,
 )
@@ -71,7 +76,6 @@ from vecstore.layout.rows import (
     get_bits,
     grid_block_bytes,
     int8_row_bytes,
-    keep_set,
     parts_block_bytes,
     set_bits,
     set_range,
@@ -92,6 +96,7 @@ from vecstore.layout.sections import (
 )
 
 __all__ = [
+    "BULK_KEYS_MIN",
     "BULK_SECTIONS",
     "DEAD_PAGE_ROWS",
     "EXTENTS_NAME",
@@ -113,6 +118,7 @@ __all__ = [
     "SECTIONS_MAX",
     "SECTION_ALIGN",
     "SECTION_DTYPE",
+    "SUM_BYTES",
     "TENANT_DTYPE",
     "TENANT_NONE",
     "U32",
@@ -131,6 +137,8 @@ __all__ = [
     "bitmap_words",
     "decode_id",
     "encode_id",
+    "entry_sum",
+    "entry_sums",
     "extra_bytes",
     "float16_row_bytes",
     "float32_row_bytes",
@@ -139,7 +147,6 @@ __all__ = [
     "id_prefix",
     "int8_row_bytes",
     "int_id_keys",
-    "keep_set",
     "key",
     "key_pair",
     "key_u32",

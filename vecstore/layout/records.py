@@ -1,10 +1,17 @@
-"""Records in LMDB, as msgpack."""
+"""Records in LMDB, as msgpack, and the checksum that every entry of LMDB ends in."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from vecstore.errors import CorruptionError
+from vecstore.kernels.checksum import SHORT_BYTES_MAX, SHORT_BYTES_MIN, hash_pairs
 
 
 class StoreRecord(msgspec.Struct):
@@ -68,6 +75,7 @@ class TenantRecord(msgspec.Struct):
     indexed_rows: int = 0
     trained_rows: int = 0
     calibrated_rows: int = 0
+    calibrated_indexed: int = 0  # `indexed_rows` of then
     calibration: list[EffortRecord] = msgspec.field(default_factory=list)
     calibration_note: str = ""
     calibration_k: int = 10
@@ -78,6 +86,12 @@ class TenantRecord(msgspec.Struct):
     quota_k: int | None = None
     quota_query_bytes: int | None = None
     quota_where: int | None = None
+
+    @property
+    def limits_queries(self) -> bool:
+        """Whether a quota on what may be asked is set."""
+        quotas = (self.quota_k, self.quota_query_bytes, self.quota_where)
+        return any(quota is not None for quota in quotas)
 
 
 class ExtentRecord(msgspec.Struct, frozen=True):
@@ -108,4 +122,65 @@ def pack(record: Any) -> bytes:
     return _packer.encode(record)
 
 
-unpack = msgspec.msgpack.decode
+def unpack(raw: bytes, type: Any = Any) -> Any:
+    """Decode a record or a user's metadata.
+
+    Raises
+    ------
+    CorruptionError
+    """
+    try:
+        return msgspec.msgpack.decode(raw, type=type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            f"A record of the facts cannot be decoded ({error}); restore a backup."
+        ) from error
+
+
+# --- entries -------------------------------------------------------------------------------
+#
+# What LMDB holds under a key: payload | first four bytes of xxh3-64 (big-endian) of key and payload
+
+SUM_BYTES: Final = 4
+BULK_KEYS_MIN: Final = 16
+"""From so many keys on, numpy and kernels pay for themselves."""
+
+
+def entry_sum(key: bytes, payload: bytes) -> bytes:
+    """Checksum of an entry, its key included: a sound value under a broken key is not sound."""
+    return xxhash.xxh3_64_digest(key + payload)[:SUM_BYTES]
+
+
+def entry_sums(
+    keys: Sequence[bytes], payloads: bytes, *, alike: bool = False
+) -> NDArray[np.uint32]:
+    """Checksums of entries whose payloads are of one length and stand one after the other.
+
+    Parameters
+    ----------
+    keys : sequence of bytes
+    payloads : bytes
+    alike : bool
+        Keys are of one length, too, which need not be asked of each.
+    """
+    count = len(keys)
+    size = len(payloads) // count if count else 0
+    if count >= BULK_KEYS_MIN:
+        if alike:
+            ends = np.arange(1, count + 1) * len(keys[0])
+            shortest = longest = len(keys[0]) + size
+        else:
+            lengths = np.fromiter(map(len, keys), np.int64, count)
+            ends = np.cumsum(lengths)
+            shortest, longest = int(lengths.min()) + size, int(lengths.max()) + size
+        if shortest >= SHORT_BYTES_MIN and longest <= SHORT_BYTES_MAX:
+            heads = np.frombuffer(b"".join(keys), np.uint8)
+            tails = np.frombuffer(payloads, np.uint8).reshape(count, size)
+            sums = np.empty(count, np.uint64)
+            hash_pairs(heads, ends, tails, np.empty(SHORT_BYTES_MAX, np.uint8), sums)
+            return (sums >> np.uint64(32)).astype(np.uint32)
+    joined = b"".join(
+        entry_sum(key, payloads[place * size : (place + 1) * size])
+        for place, key in enumerate(keys)
+    )
+    return np.frombuffer(joined, ">u4").astype(np.uint32)

@@ -104,20 +104,6 @@ def set_range(bitmap: NDArray[np.uint64], first: int, end: int) -> None:
         bitmap[whole] |= np.uint64((1 << end % 64) - 1)
 
 
-_DENSE_ROWS = 16_384
-
-
-def keep_set(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Those of ascending row numbers whose bits are set; many at once by a map of all rows."""
-    rows = rows[: int(np.searchsorted(rows, 64 * len(bitmap)))]
-    if len(rows) < max(_DENSE_ROWS, len(bitmap)):
-        return rows[get_bits(bitmap, rows)]
-    marks = np.zeros(64 * len(bitmap), np.bool_)
-    marks[rows] = True
-    marks &= np.unpackbits(bitmap.view(np.uint8), bitorder="little").view(np.bool_)
-    return np.flatnonzero(marks).astype(np.uint32)
-
-
 def get_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Test one bit per row."""
     shifted: NDArray[np.uint64] = bitmap[rows >> np.uint32(6)] >> (rows & np.uint32(63)).astype(
