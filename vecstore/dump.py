@@ -68,7 +68,7 @@ def dump(view: ReadVerbs, block_rows: int = 1_024) -> Iterator[Block]:
                 yield Block(
                     snapshot.id_list(numbers),
                     reader._read_vectors(snapshot, part),
-                    [reader._metadata(transaction, row) for row in numbers],
-                    [reader._document(transaction, row) for row in numbers],
+                    snapshot.metadata(transaction, numbers),
+                    snapshot.documents(transaction, numbers),
                     None if scope is None else scope[0],
                 )

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from vecstore.config import ID_BYTES_MAX, INT_ID_MAX
 from vecstore.errors import DuplicateIdError, InvalidArgumentError
-from vecstore.layout import encode_id, int_id_keys
 
 _PIECE_IDS = 65_536
 
@@ -47,6 +46,8 @@ class Ids:
 
     def keys(self, prefix: bytes) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
         """Places and keys, which begin with `prefix`, in the order of keys, some at a time."""
+        from vecstore.layout import int_id_keys  # brings kernels, which a client does without
+
         if isinstance(self.values, np.ndarray):
             order = np.argsort(self.values, kind="stable")
         else:
@@ -66,6 +67,8 @@ class Ids:
 
     def encoded(self) -> list[bytes]:
         """Ids as they stand in keys."""
+        from vecstore.layout import encode_id
+
         return [encode_id(value) for value in self.plain()]
 
 

@@ -17,8 +17,13 @@ def docs(store: Any) -> Any:
     return store.collection("docs", dim=4)
 
 
-BELOW = ("test_identical_rows", "test_ties_come_by_insertion", "test_every_row_is_found_once")
-"""About the index alone, and with thousands of rows."""
+BELOW = (
+    "test_identical_rows",  # thousands of rows, about the index alone
+    "test_ties_come_by_insertion",
+    "test_every_row_is_found_once",
+    "test_many_queries_at_once_equal_one_by_one",  # unless upkeep comes between
+    "test_a_batch_names_the_first_query_that_cannot_be_asked",  # of how many threads ask
+)
 
 adopt(tests.test_query, globals(), but=BELOW)
 adopt(tests.test_facts, globals())

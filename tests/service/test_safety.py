@@ -151,7 +151,7 @@ def example(verb: Verb) -> Any:
         "load": {"ids": [1], "vectors": [ONE], "tenants": ["globex"]},
         "delete": {"ids": [1]}, "grant": {"ids": [1], "to": "a"},
         "revoke": {"ids": [1], "from": "a"}, "open": {}, "create": {"dim": 2},
-        "set_quota": {"rows": 0}, "tune": {},
+        "set_quota": {"rows": 0}, "tune": {}, "repair": {},
         "import": b'{"id": 1, "vector": [1, 0]}',
     }  # fmt: skip
     return bodies.get(verb.name)

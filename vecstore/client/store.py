@@ -126,9 +126,10 @@ class RemoteStore:
         found = self._transport.call("check").violations
         return [Violation(one.invariant, one.where, one.detail) for one in found]
 
-    def repair(self, progress: Progress | None = None) -> list[str]:
+    def repair(self, progress: Progress | None = None, *, drop_damaged: bool = False) -> list[str]:
         """Make anew what follows from rows and facts; see `vecstore.Store.repair`."""
-        said: list[str] = self._transport.call("repair").sentences
+        body = {"drop_damaged": drop_damaged}
+        said: list[str] = self._transport.call("repair", body=body).sentences
         return said
 
     def backup(self, dest: str | os.PathLike[str], progress: Progress | None = None) -> None:

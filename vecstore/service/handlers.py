@@ -213,6 +213,10 @@ def _tune(call: Call) -> Any:
     return {"tuning": tuning}
 
 
+def _repair(call: Call) -> Any:
+    return bodies.Sentences(call.store.repair(drop_damaged=call.body.drop_damaged))
+
+
 def _keep_backup(call: Call) -> Any:
     folder = call.options.backups
     if folder is None:
@@ -264,7 +268,7 @@ HANDLERS: Final[dict[str, Callable[[Call], Any]]] = {
     "map": lambda call: {"stats": picture(call.rows)},
     "keep_backup": _keep_backup,
     "check": lambda call: {"violations": call.store.check()},
-    "repair": lambda call: bodies.Sentences(call.store.repair()),
+    "repair": _repair,
 }
 """Verbs that answer with one body; those that stream are in `transfer`."""
 

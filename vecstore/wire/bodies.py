@@ -135,6 +135,12 @@ class TuneRequest(Request):
     codecs: list[str] | None = None
 
 
+class RepairRequest(Request):
+    """What may be given up to make the rest whole."""
+
+    drop_damaged: bool = False
+
+
 # --- answers -----------------------------------------------------------------------------------
 
 

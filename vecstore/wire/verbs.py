@@ -208,7 +208,7 @@ _TABLE = (
         "Verify every invariant and checksum", slow=True,
     ),
     Verb(
-        "repair", "POST", f"{PREFIX}/repair", _A, _THERE, None, bodies.Sentences,
+        "repair", "POST", f"{PREFIX}/repair", _A, _THERE, bodies.RepairRequest, bodies.Sentences,
         "Make anew what follows from rows and facts", slow=True,
     ),
     Verb(
