@@ -210,7 +210,7 @@ def test_writes_do_not_spread_damage(
         docs = store.collection("docs")
         before = docs.count()
         error = failure(
-            lambda: docs.upsert([f"new {i}" for i in range(400)], normal(400, DIM, seed=3)),
+            lambda: docs.upsert([f"new {i}" for i in range(45)], normal(45, DIM, seed=3)),
             vecstore.CorruptionError,
         )
         if section == Section.ROWS:
@@ -219,7 +219,7 @@ def test_writes_do_not_spread_damage(
             assert docs.count() == before
         else:
             assert error is None
-            assert docs.count() == before + 400
+            assert docs.count() == before + 45
             assert {violation.invariant for violation in store.check()} == {"checksums"}
             assert store.repair()
             assert store.check() == []

@@ -113,7 +113,7 @@ def test_off_nothing_changes_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         docs.upsert(range(ROWS), normal(ROWS, DIM))
         postings = docs.stats()["postings"]
         docs._core.writer._indexer.balance = False
-        docs.upsert(range(ROWS, 2 * ROWS), normal(ROWS, DIM, 1))
+        docs.upsert(range(ROWS, ROWS + ROWS // 2), normal(ROWS // 2, DIM, 1))
         assert docs.stats()["postings"] == postings
         assert tally_of(docs).splits == 0
         docs._core.writer._indexer.balance = True

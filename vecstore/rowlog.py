@@ -75,27 +75,37 @@ class RowLog:
         CorruptionError
             A stored row is shorter or longer than rows of the collection are.
         """
-        start = self.count
-        for row, tenant, raw_id, vector in read_log(
-            transaction, collection, max(first, self.next_row)
-        ):
-            if self.count == len(self.numbers):
-                self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
-                self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
-            if len(vector) != self.vectors.shape[1]:
+        start, row_bytes = self.count, self.vectors.shape[1]
+        entries = list(read_log(transaction, collection, max(first, self.next_row)))
+        if not entries:
+            return self.numbers[start:start]
+        numbers, owners, raw_ids, rows = zip(*entries, strict=True)
+        for number, row in zip(numbers, rows, strict=True):
+            if len(row) != row_bytes:
                 raise CorruptionError(
-                    f"Row {row} of the row log has {len(vector)} bytes where rows take "
-                    f"{self.vectors.shape[1]}; restore a backup."
+                    f"Row {number} of the row log has {len(row)} bytes where rows take "
+                    f"{row_bytes}; restore a backup."
                 )
-            self.vectors[self.count] = np.frombuffer(vector, np.uint8)
-            self.numbers[self.count] = row
-            if tenant != layout.TENANT_NONE:
-                self.tenants.setdefault(tenant, array("I")).append(self.count)
-            self.owners.append(tenant)
-            self.ids.append(layout.decode_id(raw_id, is_int))
-            self.count += 1
-            self.next_row = row + 1
-        return self.numbers[start : self.count]
+        count = start + len(entries)
+        self._make_room(count)
+        self.vectors[start:count] = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, row_bytes)
+        self.numbers[start:count] = numbers
+        self.ids += [layout.decode_id(raw_id, is_int) for raw_id in raw_ids]
+        self.owners += owners
+        if any(owners):
+            for place, owner in enumerate(owners, start):
+                self.tenants.setdefault(owner, array("I")).append(place)
+        self.count, self.next_row = count, numbers[-1] + 1
+        return self.numbers[start:count]
+
+    def _make_room(self, count: int) -> None:
+        """Let the buffers hold so many rows; those that snapshots share stay as they are."""
+        more = max(count, 2 * len(self.numbers)) - len(self.numbers)
+        if count > len(self.numbers):
+            self.vectors = np.concatenate(
+                [self.vectors, np.empty((more, self.vectors.shape[1]), np.uint8)]
+            )
+            self.numbers = np.concatenate([self.numbers, np.empty(more, np.uint32)])
 
     def places(self, tenant: int, count: int) -> NDArray[np.uint32]:
         """Places of a tenant's rows among the first `count`."""

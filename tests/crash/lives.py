@@ -33,6 +33,11 @@ def committed(store: vecstore.Store, number: int, durability: str) -> bool:
     return False
 
 
+def maintenance(number: int, fault: str) -> str:
+    """Mode of the writer: both are attacked in turn; planted bugs are met sooner within calls."""
+    return "background" if number % 2 and not fault else "inline"
+
+
 def live(
     path: str, acks: str, first: int, last: int, fault: str = "", durability: str = "commit"
 ) -> None:
@@ -40,7 +45,8 @@ def live(
     if fault:
         getattr(faults, fault)()
     descriptor = os.open(acks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with vecstore.open(path, durability=durability) as store:
+    mode = maintenance(first, fault)
+    with vecstore.open(path, durability=durability, maintenance=mode) as store:
         os.write(descriptor, b"open\n")
         for number in range(first, last):
             if fault == "acknowledged_early":
@@ -67,7 +73,8 @@ def traced(
         getattr(faults, fault)()
     shim.arm(Path(trace).parent / DISK, Path(trace), abs(end), end < 0)
     shim.mark("opening")
-    with vecstore.open(path, durability=durability) as store:
+    mode = maintenance(end, fault)
+    with vecstore.open(path, durability=durability, maintenance=mode) as store:
         shim.mark("open")
         for number in range(first, last):
             shim.mark(f"begin {number}")
@@ -159,7 +166,8 @@ def failing(
     shim.fail(shim.Kind(kinds), at, error, stays)
     found = Failure(first, first)
     try:
-        store = vecstore.open(path, durability=durability)
+        mode = maintenance(at, fault)
+        store = vecstore.open(path, durability=durability, maintenance=mode)
     except vecstore.VecstoreError as problem:
         return Failure(first, first, f"{type(problem).__name__}: {problem}", shim.failed())
     try:
