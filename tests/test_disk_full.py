@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from tests.store_checks import contents, normal, python, small_limits
+from tests.store_checks import ROOT, contents, normal, python, small_limits
 from vecstore.storage import Environment
 
 DIM = 5
@@ -214,6 +216,59 @@ def test_limit_of_file_sizes(tmp_path: Path, n: int, room: int) -> None:
     With some room left a write is short, which LMDB calls an I/O error.
     """
     python(LIMITED, tmp_path / "store", n, room)
+
+
+SMALL = """
+import subprocess, sys
+from pathlib import Path
+import pytest
+import vecstore
+from tests.store_checks import contents, normal, small_limits
+
+folder, n, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True)
+small_limits(pytest.MonkeyPatch(), bulk=200, log=100)
+path = folder / "store"
+store = vecstore.open(path, maintenance=mode)
+docs = store.collection("docs", dim=64)
+before = {}
+try:
+    for start in range(0, 400 * n, n):
+        docs.upsert(range(start, start + n), normal(n, 64, seed=start))
+        before = contents(docs, range(20_000))
+    raise AssertionError("the disk is not full")
+except vecstore.DiskFullError as error:
+    assert str(folder) in str(error), error
+assert len(before) >= n
+assert contents(docs, range(20_000)) == before
+store.close()
+with vecstore.open(path, "r") as store:
+    assert contents(store.collection("docs"), range(20_000)) == before
+    assert store.check() == []
+subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+with vecstore.open(path, maintenance=mode) as store:
+    docs = store.collection("docs")
+    assert contents(docs, range(20_000)) == before
+    docs.upsert(range(300), normal(300, 64))
+    docs.compact()
+    assert docs.count() == len(before.keys() | set(range(300)))
+    assert store.check() == []
+"""
+OWN_MOUNTS = ["unshare", "--map-root-user", "--mount"]
+
+
+@pytest.mark.parametrize("mode", ["inline", "background"])
+@pytest.mark.parametrize("n", [20, 300], ids=["in the facts", "in an extent"])
+def test_small_file_system(tmp_path: Path, n: int, mode: str) -> None:
+    """A file system that really is full, and is made larger afterwards."""
+    try:
+        mounts = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "none", str(tmp_path)]
+        subprocess.run(mounts, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a process may not mount here: {error}")
+    run = [*OWN_MOUNTS, sys.executable, "-c", SMALL, str(tmp_path), str(n), mode]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_state_reads_all(tmp_path: Path) -> None:

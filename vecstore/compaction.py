@@ -334,7 +334,7 @@ class Compactor:
             abandon(environment, self._identity, builts)
             raise
         finally:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
 
 def _dead(snapshot: Snapshot) -> int:

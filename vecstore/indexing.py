@@ -128,7 +128,7 @@ class Indexer:
             abandon(self._environment, self._identity, builts)
             raise
         finally:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
     # --- what belongs to whom --------------------------------------------------------------
 
