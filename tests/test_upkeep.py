@@ -220,3 +220,26 @@ def test_replaced_files_are_let_go_at_once(tmp_path: Path, monkeypatch: pytest.M
             assert len(kept) < len(old)
         finally:
             gc.enable()
+
+
+def unread(docs: Collection) -> float:
+    """Largest share of an extent's entries that are those of postings which are no more."""
+    view = docs._core.reader.view()
+    stored = np.array([part.runs["rows"].sum() for part in view.snapshot.extents.postings])
+    return float((1 - view.index.entries_by_part() / stored).max())
+
+
+def test_extents_that_are_hardly_read_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_limits(monkeypatch)
+    monkeypatch.setattr("vecstore.compaction.TIER_EXTENTS", 1_000)
+    x = groups(8, 100)
+    shares = {}
+    for most in (1.0, 0.3):
+        monkeypatch.setattr("vecstore.compaction.UNREAD_SHARE", most)
+        with sound_store(tmp_path / str(most)) as store:
+            docs = store.collection("docs", dim=DIM)
+            churn(docs, x)
+            shares[most] = unread(docs)
+    assert shares[0.3] <= 0.3 < shares[1.0]

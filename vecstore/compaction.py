@@ -57,6 +57,8 @@ DIRECTORIES_MAX = 8
 """Extents of directories, most of which is replaced by then."""
 DEAD_SHARE = 0.25
 """Share of stored rows that may be dead."""
+UNREAD_SHARE = 1 / 3
+"""Share of the entries of an extent that may be those of postings which are no more."""
 
 
 class Compactor:
@@ -86,13 +88,29 @@ class Compactor:
         snapshot = self._writing.newest()
         extents = snapshot.extents
         worn = _dead(snapshot) > DEAD_SHARE * sum(own.stored for own in extents.raws)
+        postings = _full_tier(extents.postings) or self._unread()
         return self._steps(
-            extents.postings if worn else _full_tier(extents.postings),
+            extents.postings if worn else postings,
             extents.attributes if worn else _full_tier(extents.attributes),
             self._raw_groups(snapshot, DEAD_SHARE),
             extents.directories if len(extents.directories) > DIRECTORIES_MAX else {},
             progress,
         )
+
+    def _unread(self) -> list[PostingRuns]:
+        """The extent of the only tenant's postings of which the largest share is read no more.
+
+        Runs of postings that were divided, dissolved or renewed are passed over by queries and stay
+        on disk.  With many tenants nothing tells of them but a look at all directories.
+        """
+        if self._identity.record.tenants:
+            return []
+        with self._writing.captured() as captured:
+            parts, index = captured.snapshot.extents.postings, captured.view().index
+        stored = np.array([int(part.runs["rows"].sum()) for part in parts], np.int64)
+        unread = 1 - index.entries_by_part() / np.maximum(1, stored)
+        worst = int(unread.argmax()) if len(parts) else 0
+        return [parts[worst]] if len(parts) and unread[worst] > UNREAD_SHARE else []
 
     def _everything(self, progress: Progress) -> list[Callable[[], None]]:
         snapshot = self._writing.newest()

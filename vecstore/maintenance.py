@@ -70,7 +70,7 @@ class Maintenance:
             return
         if self._mode == "inline":
             with self._session.build_lock:
-                while writer.is_due() and writer.maintain(progress):
+                while writer.maintain(progress):
                     pass
             return
         self._schedule(writer)

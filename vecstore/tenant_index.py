@@ -147,6 +147,11 @@ class TenantIndex:
         """Entries of each posting, dead ones included."""
         return self._by_posting(v.RUN_ROWS)
 
+    def entries_by_part(self) -> I64:
+        """Entries that are read, dead ones included, in each extent of postings."""
+        rows = np.bincount(self._table[:, v.RUN_PART], self._table[:, v.RUN_ROWS], len(self._parts))
+        return rows.astype(np.int64)
+
     def block_counts(self) -> I64:
         """Blocks of each posting, those that are not full included."""
         return self._by_posting(v.RUN_BLOCKS)
