@@ -13,6 +13,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -318,7 +319,8 @@ class Environment:
         if self._batch is not None and self._batch.failure is not None:
             self.refuses_writes = str(self._batch.failure)
         if self.refuses_writes:
-            raise VecstoreError(
+            is_full = os.strerror(errno.ENOSPC) in self.refuses_writes
+            raise (DiskFullError if is_full else VecstoreError)(
                 f"{self.path} refuses writes since a commit failed ({self.refuses_writes}); "
                 f"close and reopen the store."
             )
