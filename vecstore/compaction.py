@@ -337,7 +337,7 @@ class Compactor:
         """Write new extents and let them take the place of old ones, in one commit."""
         environment = self._writing.environment
         numbers = ExtentNumbers(environment)
-        pool = worker_pool(self._writing.searcher.workers)
+        pool = worker_pool(self._writing.workers)
         builts: list[Built] = []
         try:
             codec = snapshot.extents.codec

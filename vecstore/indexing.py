@@ -97,7 +97,7 @@ class Indexer:
             touched = self._touched(captured, everything) | set(anew)
             shares = self._shares(captured, new, replaced, touched, touched if everything else anew)
         numbers = ExtentNumbers(self._environment)
-        pool = worker_pool(self._writing.searcher.workers)
+        pool = worker_pool(self._writing.workers)
         builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress)
         builts: list[Built] = []
         try:

@@ -57,12 +57,18 @@ class BuildLock:
 
     A builder makes or replaces extents, which takes its time: a bulk load, a flush of the row
     log, a merge.  It takes this lock before the write lock.
+
+    Attributes
+    ----------
+    in_background : bool
+        Who has it is not a call.
     """
 
     def __init__(self) -> None:
         self._state = threading.Condition()
         self._owner: int | None = None
         self._waiting = 0
+        self.in_background = False
 
     @property
     def wanted(self) -> bool:
@@ -95,11 +101,13 @@ class BuildLock:
             while self._owner is not None or self._waiting:
                 self._state.wait()
             self._owner = threading.get_ident()
+            self.in_background = True
 
     def release(self) -> None:
         """Give the lock back."""
         with self._state:
             self._owner = None
+            self.in_background = False
             self._state.notify_all()
 
     def __enter__(self) -> None:

@@ -70,6 +70,12 @@ class Writing:
     searcher: Searcher
 
     @property
+    def workers(self) -> int:
+        """Threads of a build: all cores for a call, half of them beside calls."""
+        cores = self.searcher.workers
+        return max(1, cores // 2) if self.build_lock.in_background else cores
+
+    @property
     def collection(self) -> int:
         """Number of the collection."""
         return self.identity.record.number
