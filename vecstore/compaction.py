@@ -185,8 +185,6 @@ class Compactor:
         -------
         leaves, rows uint32 (n,), homes int32 (n, 1); None when there is none
         """
-        if not view.record.directory:  # dropped: its runs are read no more, whatever they hold
-            return None
         codec, dim = view.snapshot.extents.codec, view.snapshot.identity.record.dim
         ordinals, rows = view.index.entries(codec.block_bytes(dim), wanted)
         live = layout.get_bits(view.snapshot.live, rows)  # with revoked ones, see `membership`

@@ -140,7 +140,12 @@ class ExtentSet:
         return directory
 
     def index(self, tenant: int, number: int) -> TenantIndex:
-        """Index of a tenant whose directory stands in the extent of the given number."""
+        """Index of a tenant whose directory stands in the extent of the given number.
+
+        With number 0 it has none: it is new, or was dropped since these extents came.
+        """
+        if not number:
+            return TenantIndex(None, self.postings, self.parts)
         known = self.indexes.get(tenant)
         if known is not None:
             return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
@@ -10,12 +11,10 @@ from vecstore.errors import InvalidArgumentError, StoreClosedError
 from vecstore.storage import Environment
 
 
-class WriteLock:
-    """One write at a time, and none from within another (a progress callback might try)."""
+class _Lock(ABC):
+    """A lock that knows its thread, and refuses to be taken by it twice."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+    _owner: int | None = None
 
     @property
     def held(self) -> bool:
@@ -28,15 +27,15 @@ class WriteLock:
             raise InvalidArgumentError(
                 "A write was called from within a write of the same store (a progress callback?)."
             )
-        taken = self._lock.acquire(blocking)
-        if taken:
-            self._owner = threading.get_ident()
-        return taken
+        return self._acquire(blocking)
 
+    @abstractmethod
+    def _acquire(self, blocking: bool) -> bool:
+        """Take the lock, which this thread does not have."""
+
+    @abstractmethod
     def release(self) -> None:
         """Give the lock back."""
-        self._owner = None
-        self._lock.release()
 
     def __enter__(self) -> None:
         """Take the lock."""
@@ -52,7 +51,25 @@ class WriteLock:
         self.release()
 
 
-class BuildLock:
+class WriteLock(_Lock):
+    """One write at a time, and none from within another (a progress callback might try)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def _acquire(self, blocking: bool) -> bool:
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self._owner = threading.get_ident()
+        return taken
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._owner = None
+        self._lock.release()
+
+
+class BuildLock(_Lock):
     """One builder at a time; what works in the background steps back for who is waited for.
 
     A builder makes or replaces extents, which takes its time: a bulk load, a flush of the row
@@ -66,7 +83,6 @@ class BuildLock:
 
     def __init__(self) -> None:
         self._state = threading.Condition()
-        self._owner: int | None = None
         self._waiting = 0
         self.in_background = False
 
@@ -75,15 +91,8 @@ class BuildLock:
         """Whether a call waits for the lock."""
         return self._waiting > 0
 
-    def acquire(self, blocking: bool = True) -> bool:
-        """Take the lock; False when it is taken and `blocking` is not asked for."""
-        me = threading.get_ident()
+    def _acquire(self, blocking: bool) -> bool:
         with self._state:
-            if self._owner == me:
-                raise InvalidArgumentError(
-                    "A write was called from within a write of the same store (a progress "
-                    "callback?)."
-                )
             if self._owner is not None and not blocking:
                 return False
             self._waiting += 1
@@ -92,7 +101,7 @@ class BuildLock:
                     self._state.wait()
             finally:
                 self._waiting -= 1
-            self._owner = me
+            self._owner = threading.get_ident()
         return True
 
     def acquire_after_others(self) -> None:
@@ -109,19 +118,6 @@ class BuildLock:
             self._owner = None
             self.in_background = False
             self._state.notify_all()
-
-    def __enter__(self) -> None:
-        """Take the lock."""
-        self.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the lock back."""
-        self.release()
 
 
 class Session:
