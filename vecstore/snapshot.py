@@ -276,8 +276,7 @@ def take_snapshot(
         }
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
         log = RowLog(identity.row_bytes)
-    is_int = bool(state.int_ids)
-    fresh = log.catch_up(transaction, collection, is_int, state.log_first)
+    fresh = log.catch_up(transaction, identity, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
     if old is not None and same_extents and changes is not None:
