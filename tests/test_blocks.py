@@ -16,7 +16,8 @@ from numba.core.registry import cpu_target
 from tests.kernel_checks import BLOCK, address, aligned, aligned_copy, bits_of
 from vecstore.kernels import blocks
 from vecstore.kernels.blocks import PLANES, mask_within
-from vecstore.kernels.planes import pack_plane, plane_sum
+from vecstore.kernels.planes import code_product, pack_plane
+from vecstore.kernels.rounding import largest_magnitude, round_to_bytes
 from vecstore.kernels.vectors import has_feature
 from vecstore.layout import NO_ROW
 
@@ -48,8 +49,18 @@ def call_mask(values, threshold):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def call_plane_sum(bits, stride, words, values):  # type: ignore[no-untyped-def]
-    return plane_sum(bits, stride, words, values)
+def call_code_product(signs, stride, extra, planes, words, values):  # type: ignore[no-untyped-def]
+    return code_product(signs, stride, extra, planes, words, values)
+
+
+@numba.njit
+def call_largest_magnitude(values, words):  # type: ignore[no-untyped-def]
+    return largest_magnitude(values, words)
+
+
+@numba.njit
+def call_round_to_bytes(values, words, inverse, target):  # type: ignore[no-untyped-def]
+    return round_to_bytes(values, words, inverse, target)
 
 
 @numba.njit
@@ -292,19 +303,41 @@ def test_mask_within(values: list[float], data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("stride", [8, 12, 256])
+@pytest.mark.parametrize("planes", [1, 2, 7])
 @pytest.mark.parametrize("words", [1, 2, 3, 24])
-def test_plane_sum(words: int, stride: int) -> None:
+def test_code_product(words: int, planes: int, stride: int) -> None:
     rng = np.random.default_rng(words)
-    memory = aligned((words - 1) * stride + 8, np.uint8)
-    memory[:] = rng.integers(0, 256, len(memory))
-    own = np.concatenate([memory[stride * word : stride * word + 8] for word in range(words)])
-    bits = np.unpackbits(own, bitorder="little").astype(bool)
+    signs = aligned((words - 1) * stride + 8, np.uint8)
+    signs[:] = rng.integers(0, 256, len(signs))
+    extra = aligned_copy(rng.integers(0, 256, planes * words * 8).astype(np.uint8))
+    own = np.concatenate([signs[stride * word : stride * word + 8] for word in range(words)])
+    code = np.unpackbits(own, bitorder="little").astype(np.int64)
+    for plane in extra.reshape(planes, -1):
+        code = 2 * code + np.unpackbits(plane, bitorder="little")
+    places = address(signs), stride, address(extra), planes, words
     whole = aligned_copy(rng.integers(-99, 99, 64 * words).astype(np.float32))
-    assert call_plane_sum(address(memory), stride, words, address(whole)) == whole[bits].sum()
+    assert call_code_product(*places, address(whole)) == (code * whole).sum()
     values = aligned_copy(rng.normal(size=64 * words).astype(np.float32))
-    expected = values.astype(np.float64)[bits].sum()
-    got = call_plane_sum(address(memory), stride, words, address(values))
-    assert got == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    expected = (code * values.astype(np.float64)).sum()
+    got = call_code_product(*places, address(values))
+    assert got == pytest.approx(expected, rel=1e-5, abs=1e-5 * 2**planes)
+
+
+@pytest.mark.parametrize("words", [1, 3, 16])
+def test_rounding(words: int) -> None:
+    rng = np.random.default_rng(words)
+    values = aligned_copy(rng.normal(size=64 * words).astype(np.float32))
+    largest = call_largest_magnitude(address(values), words)
+    assert largest == np.abs(values).max()
+    target = aligned(64 * words, np.int8)
+    inverse = np.float32(127 / largest)
+    total = call_round_to_bytes(address(values), words, inverse, address(target))
+    assert target.tolist() == np.floor(values * inverse + np.float32(0.5)).tolist()
+    assert total == target.sum(dtype=np.int64)
+    values[:] = 0
+    assert call_largest_magnitude(address(values), words) == 0
+    assert call_round_to_bytes(address(values), words, inverse, address(target)) == 0
+    assert not target.any()
 
 
 @pytest.mark.parametrize("bit", range(8))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import naive
-from tests.kernel_checks import BLOCK, address, aligned
+from tests.kernel_checks import BLOCK, address, aligned, aligned_copy
 from tests.naive_codecs import Oracle, Shape, read_run
 from tests.store_checks import normal
 from vecstore import layout
@@ -72,7 +72,10 @@ def test_rotation_is_orthogonal(dim: int) -> None:
 def test_query_planes(dim: int) -> None:
     rotated = normal(1, padded_dim(dim), seed=dim)[0]
     planes = np.full(len(rotated) // 64 * PLANES, 2**64 - 1, np.uint64)
-    step, half_sum = queries.query_planes(address(rotated), len(rotated), address(planes))
+    rotated, room = aligned_copy(rotated), aligned(len(rotated), np.uint8)
+    step, half_sum = queries.query_planes(
+        address(rotated), len(rotated), address(room), address(planes)
+    )
     bits = np.unpackbits(planes.view(np.uint8), bitorder="little").reshape(-1, PLANES, 64)
     weights = np.array([1 << p for p in range(PLANES - 1)] + [-(1 << (PLANES - 1))])
     values = np.einsum("p,wpj->wj", weights, bits.astype(np.int64)).ravel()
@@ -84,7 +87,10 @@ def test_query_planes(dim: int) -> None:
 
 def test_query_planes_of_zero() -> None:
     planes = np.ones(PLANES, np.uint64)
-    assert queries.query_planes(address(np.zeros(64, np.float32)), 64, address(planes)) == (0, 0)
+    zeros, room = aligned(64, np.float32), aligned(64, np.uint8)
+    zeros[:] = 0
+    found = queries.query_planes(address(zeros), 64, address(room), address(planes))
+    assert found == (0, 0)
     assert not planes.any()
 
 
@@ -151,8 +157,9 @@ def test_rotating_back(dim: int) -> None:
 
 @pytest.mark.parametrize("dim", DIMS)
 def test_query_bytes(dim: int) -> None:
-    rotated = normal(1, padded_dim(dim), seed=dim)[0]
-    rounded = np.full(len(rotated), 99, np.int8)
+    rotated = aligned_copy(normal(1, padded_dim(dim), seed=dim)[0])
+    rounded = aligned(len(rotated), np.int8)
+    rounded[:] = 99
     step, total = queries.query_bytes(address(rotated), len(rotated), address(rounded))
     expected = naive.quantise_query(rotated, float(queries.BYTE_STEPS))
     apart = np.abs(rounded * np.float64(step) - expected)
@@ -163,8 +170,9 @@ def test_query_bytes(dim: int) -> None:
 
 
 def test_query_bytes_of_zero() -> None:
-    rounded = np.ones(64, np.int8)
-    assert queries.query_bytes(address(np.zeros(64, np.float32)), 64, address(rounded)) == (0, 0)
+    rounded, zeros = aligned(64, np.int8), aligned(64, np.float32)
+    rounded[:], zeros[:] = 1, 0
+    assert queries.query_bytes(address(zeros), 64, address(rounded)) == (0, 0)
     assert not rounded.any()
 
 

@@ -16,7 +16,7 @@ from vecstore.kernels.blocks import (
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.distance import centroid_distance, euclidean
 from vecstore.kernels.intrinsics import load_f32, load_u32
-from vecstore.kernels.planes import plane_sum
+from vecstore.kernels.planes import code_product
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.view import (
     BITS,
@@ -141,11 +141,9 @@ def refine(view, scratch, block, place, extra, g_add, g_err):
         Address of its further bits and factors.
     """
     words = view[PADDED] // 64
-    planes = view[BITS] - 1
+    signs = block + 8 * place
     query = scratch[ROTATED]
-    dot = plane_sum(block + 8 * place, 8 * BLOCK_ROWS, words, query)
-    for plane in range(planes):
-        dot = np.float32(2.0) * dot + plane_sum(extra + 8 * words * plane, 8, words, query)
+    dot = code_product(signs, 8 * BLOCK_ROWS, extra, view[BITS] - 1, words, query)
     shift = np.float32((1 << view[BITS]) - 1) * load_f32(scratch[FACTS], HALF_SUM)
     factors = extra + view[EXTRA_BYTES] - 12
     estimate = load_f32(factors, 0) + g_add + load_f32(factors, 1) * (dot - shift)

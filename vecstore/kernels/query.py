@@ -15,12 +15,12 @@ from vecstore.kernels.distance import inner_product
 from vecstore.kernels.intrinsics import (
     bits_float,
     load_f32,
-    load_u64,
     store_f32,
-    store_u8,
     store_u64,
 )
+from vecstore.kernels.planes import pack_plane
 from vecstore.kernels.rotation import rotate
+from vecstore.kernels.rounding import largest_magnitude, round_to_bytes
 from vecstore.kernels.view import (
     BYTES_AT,
     CENTRE,
@@ -117,8 +117,10 @@ def part_centred(view, prepared, centre, target):
 
 
 @kernel
-def query_planes(rotated, padded, planes):
+def query_planes(rotated, padded, room, planes):
     """Round a rotated query to `PLANES` bits per coordinate and lay them out as bit planes.
+
+    `room` is memory for a byte of each coordinate, at a multiple of 64.
 
     Returns
     -------
@@ -126,23 +128,13 @@ def query_planes(rotated, padded, planes):
         Value of one step, and half the sum of the rounded coordinates: the same rounding on both
         sides, so that it enters a product with signs of one half, not with bits.
     """
-    largest = np.float32(0.0)
-    total = np.float32(0.0)
-    for i in range(padded):
-        largest = max(largest, abs(load_f32(rotated, i)))
-    step = largest / STEPS
+    words = padded // 64
+    step = largest_magnitude(rotated, words) / STEPS
     inverse = np.float32(1.0) / step if step > np.float32(0.0) else np.float32(0.0)
-    for word in range(padded // 64):
+    total = round_to_bytes(rotated, words, inverse, room)
+    for word in range(words):
         for plane in range(PLANES):
-            store_u64(planes, word * PLANES + plane, np.uint64(0))
-        for j in range(64):
-            value = np.floor(load_f32(rotated, word * 64 + j) * inverse + np.float32(0.5))
-            total += value
-            bits = np.uint64(np.int64(value))
-            for plane in range(PLANES):
-                at = word * PLANES + plane
-                bit = (bits >> np.uint64(plane)) & np.uint64(1)
-                store_u64(planes, at, load_u64(planes, at) | (bit << np.uint64(j)))
+            store_u64(planes, word * PLANES + plane, pack_plane(room + 64 * word, plane))
     return step, np.float32(0.5) * step * total
 
 
@@ -155,17 +147,10 @@ def query_bytes(rotated, padded, target):
     (float32, float32)
         Value of one step, and the sum of the bytes.
     """
-    largest = np.float32(0.0)
-    for i in range(padded):
-        largest = max(largest, abs(load_f32(rotated, i)))
-    step = largest / BYTE_STEPS
+    words = padded // 64
+    step = largest_magnitude(rotated, words) / BYTE_STEPS
     inverse = np.float32(1.0) / step if step > np.float32(0.0) else np.float32(0.0)
-    total = np.float32(0.0)
-    for i in range(padded):
-        value = np.floor(load_f32(rotated, i) * inverse + np.float32(0.5))
-        total += value
-        store_u8(target, i, np.uint8(np.int8(value)))
-    return step, total
+    return step, round_to_bytes(rotated, words, inverse, target)
 
 
 @kernel
@@ -210,7 +195,7 @@ def make_query(view, scratch):
     facts = scratch[FACTS]
     rotated = scratch[ROTATED]
     rotate_centred(query, view[CENTRE], view[DIM], padded, view[SIGNS], rotated)
-    scale, shift = query_planes(rotated, padded, scratch[PLANES_AT])
+    scale, shift = query_planes(rotated, padded, scratch[BYTES_AT], scratch[PLANES_AT])
     store_f32(facts, PLANE_SCALE, scale)
     store_f32(facts, PLANE_SHIFT, shift)
     store_f32(facts, CODE_SCALE, scale)

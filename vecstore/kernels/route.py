@@ -23,11 +23,11 @@ from vecstore.kernels.intrinsics import (
     store_u64,
 )
 from vecstore.kernels.topk import (
+    NO_KEY,
     heap_key,
     heap_pop,
     heapify,
     histogram_cut,
-    key_distance,
 )
 from vecstore.kernels.view import (
     CENTROIDS,
@@ -159,12 +159,12 @@ def route(view, scratch, probes, pages_probed):
 
 @kernel
 def next_posting(scratch, size):
-    """Pop the nearest posting: (distance, ordinal, keys left); ordinal -1 when none is left."""
+    """Pop the nearest posting: its key, `NO_KEY` when none is left, and how many keys are."""
     if size == 0:
-        return np.float32(np.inf), -1, 0
+        return NO_KEY, 0
     key = heap_pop(scratch[HEAP], size)
     size -= 1
     while size > 0 and load_i64(scratch[HEAP], 0) == np.int64(key):
         heap_pop(scratch[HEAP], size)
         size -= 1
-    return key_distance(key), np.int64(key & np.uint64(0xFFFF_FFFF)), size
+    return key, size

@@ -19,7 +19,9 @@ from vecstore.kernels.intrinsics import (
     load_i64,
     load_u32,
     lowest_bit,
+    prefetch,
     store_f32,
+    store_i64,
     store_u32,
     store_u64,
 )
@@ -40,6 +42,14 @@ from vecstore.kernels.view import (
     HISTOGRAM,
     LOWER,
     NO_ROW,
+    PENDING,
+    PENDING_ADD,
+    PENDING_BLOCK,
+    PENDING_BYTES,
+    PENDING_ERR,
+    PENDING_EXTRA,
+    PENDING_MAX,
+    PENDING_PLACE,
     PLANE_SCALE,
     PLANE_SHIFT,
     PLANES_AT,
@@ -56,8 +66,10 @@ from vecstore.kernels.view import (
 _INF = np.float32(np.inf)
 RERANK_AT = 16
 """Survivors of 1-bit codes that wait before their exact distances are taken."""
-RERANK_AT_END = SURVIVORS_MAX - BLOCK_ROWS
+RERANK_AT_END = SURVIVORS_MAX - BLOCK_ROWS - PENDING_MAX
 """Survivors of better codes that may wait."""
+REFINE_AT = 12
+"""Rows whose further bits are asked for before the first are looked at."""
 SEED_EXTRA = 6
 """Rows beyond k that are reranked first, to get a threshold before the scan."""
 
@@ -96,6 +108,46 @@ def _keep_bounded(view, scratch, n, k, row, estimate, error, kth):
 
 
 @kernel
+def _ask_refined(scratch, n, block, place, extra, extra_bytes, g_add, g_full):
+    """Put a row on the list of those to be refined, and ask for its further bits."""
+    prefetch(extra)
+    prefetch(extra + extra_bytes - 1)
+    at = scratch[PENDING] + PENDING_BYTES * n
+    store_i64(at + PENDING_BLOCK, 0, block)
+    store_i64(at + PENDING_EXTRA, 0, extra)
+    store_i64(at + PENDING_PLACE, 0, place)
+    store_f32(at + PENDING_ADD, 0, g_add)
+    store_f32(at + PENDING_ERR, 0, g_full)
+    return n + 1
+
+
+@kernel
+def refine_pending(view, scratch, counters, pending, waiting, distances, count):
+    """Refine the rows that were asked for; those that may be among the nearest wait.
+
+    Returns
+    -------
+    int64
+        Survivors that wait.
+    """
+    k = distances.shape[0]
+    numbers_at = view[BLOCK_BYTES] - 4 * BLOCK_ROWS
+    counters[COUNT_REFINED] += pending
+    for i in range(pending):
+        at = scratch[PENDING] + PENDING_BYTES * i
+        block = load_i64(at + PENDING_BLOCK, 0)
+        extra = load_i64(at + PENDING_EXTRA, 0)
+        place = load_i64(at + PENDING_PLACE, 0)
+        g_add = load_f32(at + PENDING_ADD, 0)
+        g_full = load_f32(at + PENDING_ERR, 0)
+        estimate, error = refine(view, scratch, block, place, extra, g_add, g_full)
+        row = np.int64(load_u32(block + numbers_at, place))
+        kth = threshold(scratch, True, distances, count)
+        waiting = _keep_bounded(view, scratch, waiting, k, row, estimate, error, kth)
+    return waiting
+
+
+@kernel
 def threshold(scratch, above, distances, count):
     """Distance beyond which a row cannot be among the k nearest."""
     last = distances.shape[0] - 1
@@ -117,23 +169,25 @@ def scan_posting(
     distances,
     count,
     waiting,
+    pending,
 ):
     """Scan all runs of a posting, keeping what its bounds cannot exclude.
 
     A warm scan waits for memory most, so with every line of a block that is read, that of the
     block at the same place of the posting that `following` names (-1: none) is asked for.
     Survivors wait until there are enough of them, so that their raw vectors arrive while more
-    blocks are scanned.
+    blocks are scanned; so do, before, those whose further bits are to be looked at.
 
     Returns
     -------
-    (int64, int64)
-        Rows in the best so far, and survivors that wait.
+    (int64, int64, int64)
+        Rows in the best so far, survivors that wait, and rows that wait to be refined.
     """
     block_bytes = view[BLOCK_BYTES]
     extra_bytes = view[EXTRA_BYTES]
     k = rows.shape[0]
     above = bounds_above(view, k)
+    refines = above and extra_bytes > 0
     rerank_at = RERANK_AT_END if above else RERANK_AT
     signs = view[CODEC] == RABITQ  # read here rather than by a call, which takes as long as a block
     words = view[STEPS]
@@ -156,6 +210,11 @@ def scan_posting(
         extra = block + blocks * block_bytes
         counters[COUNT_ROWS] += blocks * BLOCK_ROWS
         for _ in range(blocks):
+            if pending >= REFINE_AT:
+                waiting = refine_pending(
+                    view, scratch, counters, pending, waiting, distances, count
+                )
+                pending = 0
             if waiting >= rerank_at:
                 count = rerank(view, scratch, counters, waiting, rows, distances, count)
                 waiting = 0
@@ -172,6 +231,12 @@ def scan_posting(
             while mask != np.uint32(0):
                 r = lowest_bit(mask)
                 mask = np.uint32(mask & (mask - np.uint32(1)))
+                if refines:
+                    own = extra + r * extra_bytes
+                    pending = _ask_refined(
+                        scratch, pending, block, r, own, extra_bytes, g_add, g_full
+                    )
+                    continue
                 row = np.int64(load_u32(numbers, r))
                 estimate = load_f32(target, r)
                 if signs:
@@ -181,15 +246,11 @@ def scan_posting(
                 if not above:
                     waiting = _keep(view, scratch, waiting, row, estimate - error)
                     continue
-                if extra_bytes > 0:
-                    counters[COUNT_REFINED] += 1
-                    own = extra + r * extra_bytes
-                    estimate, error = refine(view, scratch, block, r, own, g_add, g_full)
                 waiting = _keep_bounded(view, scratch, waiting, k, row, estimate, error, kth)
                 kth = threshold(scratch, above, distances, count)
             block += block_bytes
             extra += BLOCK_ROWS * extra_bytes
-    return count, waiting
+    return count, waiting, pending
 
 
 @kernel
@@ -266,3 +327,4 @@ def rerank_last(view, scratch, counters, waiting, rows, distances, count):
 
 
 assert SURVIVORS_MAX >= RERANK_AT + BLOCK_ROWS
+assert PENDING_MAX >= REFINE_AT + BLOCK_ROWS

@@ -47,6 +47,8 @@ class Scratch:
             v.TABLES: 4 * CODEWORDS * self._parts,
             v.UPPER: 4 * v.UPPERS_MAX,
             v.UPPER_ROWS: 4 * v.UPPERS_MAX,
+            v.PENDING: v.PENDING_BYTES * v.PENDING_MAX,
+            v.NEARBY: 8 * v.NEARBY_MAX,
         }
         self._memory = np.zeros(sum(sizes.values()) + 64 * (len(sizes) + 1), np.uint8)
         self.table: I64 = np.zeros(v.SCRATCH_FIELDS, np.int64)

@@ -11,11 +11,19 @@ import numpy as np
 
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.estimate import error_factors
+from vecstore.kernels.intrinsics import load_i64, load_u64, prefetch, store_u64
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
-from vecstore.kernels.rows import rerank, scan_exactly, scan_fresh
-from vecstore.kernels.scan import bounds_above, rerank_last, scan_posting, seed, threshold
-from vecstore.kernels.topk import clear_uppers
+from vecstore.kernels.rows import rerank, run_field, scan_exactly, scan_fresh
+from vecstore.kernels.scan import (
+    bounds_above,
+    refine_pending,
+    rerank_last,
+    scan_posting,
+    seed,
+    threshold,
+)
+from vecstore.kernels.topk import clear_uppers, key_distance, key_ordinal
 from vecstore.kernels.view import (
     ANSWERED,
     BOUND,
@@ -24,20 +32,65 @@ from vecstore.kernels.view import (
     COUNTED,
     DAMAGED,
     DIM,
+    FIRST_RUN,
     LISTED,
     METRIC,
+    NEARBY,
+    NEARBY_MAX,
     NO_LIST,
     NO_ROW,
     PAGES_PROBED,
     POSTINGS,
     PROBES,
     QUERY,
+    RUN_ADDRESS,
+    RUN_CHECKED,
+    RUN_FIELDS,
+    RUN_TABLE,
     SPREAD,
     UNLISTED,
 )
 
 _INF = np.float32(np.inf)
 _NO_ROW = np.uint32(NO_ROW)
+
+
+@kernel
+def _look_ahead(view, scratch, place, left):
+    """Find the posting that is scanned as number `place`, and ask for what leads to its blocks.
+
+    One look at a posting needs its place in the table of runs, that table, and its first page,
+    each of which is far away: they are asked for some postings before.
+
+    Returns
+    -------
+    int64
+        Keys left in the heap.
+    """
+    key, left = next_posting(scratch, left)
+    store_u64(scratch[NEARBY], place % NEARBY_MAX, key)
+    ordinal = key_ordinal(key)
+    if ordinal >= 0:
+        prefetch(view[FIRST_RUN] + 8 * ordinal)
+    ordinal = key_ordinal(load_u64(scratch[NEARBY], (place - 2) % NEARBY_MAX))
+    if place >= 2 and ordinal >= 0:
+        entry = view[RUN_TABLE] + 8 * RUN_FIELDS * load_i64(view[FIRST_RUN], ordinal)
+        prefetch(entry)
+        prefetch(entry + 8 * RUN_FIELDS - 1)
+    ordinal = key_ordinal(load_u64(scratch[NEARBY], (place - 4) % NEARBY_MAX))
+    if place >= 4 and ordinal >= 0:
+        run = load_i64(view[FIRST_RUN], ordinal)
+        if run < load_i64(view[FIRST_RUN], ordinal + 1):
+            prefetch(run_field(view, run, RUN_CHECKED))
+            prefetch(run_field(view, run, RUN_ADDRESS))
+    return left
+
+
+@kernel
+def _nearby(scratch, place):
+    """Distance and ordinal of the posting that is scanned as number `place`; ordinal -1: none."""
+    key = load_u64(scratch[NEARBY], place % NEARBY_MAX)
+    return key_distance(key), key_ordinal(key)
 
 
 @kernel
@@ -54,20 +107,23 @@ def _search_index(view, scratch, effort, counters, rows, distances):
         clear_uppers(scratch, k)
     count = 0
     waiting = 0
+    pending = 0
     probed = 0
-    g_add, ordinal, left = next_posting(scratch, left)
+    for place in range(NEARBY_MAX):
+        left = _look_ahead(view, scratch, place, left)
+    g_add, ordinal = _nearby(scratch, 0)
     while ordinal >= 0:
         enough = count >= k or (above and threshold(scratch, above, distances, count) < _INF)
         if probed > 0 and enough and (probed >= probes or g_add > limit):
             break
-        following, next_ordinal, left = next_posting(scratch, left)
+        following, next_ordinal = _nearby(scratch, probed + 1)
         centroid = view[CENTROIDS] + 4 * view[DIM] * ordinal
         g_err, g_full = error_factors(view, scratch, g_add, centroid, bound)
         if probed == 0:
             limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
             if not above:
                 count = seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances)
-        count, waiting = scan_posting(
+        count, waiting, pending = scan_posting(
             view,
             scratch,
             counters,
@@ -80,7 +136,9 @@ def _search_index(view, scratch, effort, counters, rows, distances):
             distances,
             count,
             waiting,
+            pending,
         )
+        left = _look_ahead(view, scratch, probed + NEARBY_MAX, left)
         probed += 1
         g_add, ordinal = following, next_ordinal
         if count < k and not above:
@@ -88,6 +146,7 @@ def _search_index(view, scratch, effort, counters, rows, distances):
             waiting = 0
     counters[COUNT_POSTINGS] += probed
     if above:
+        waiting = refine_pending(view, scratch, counters, pending, waiting, distances, count)
         return rerank_last(view, scratch, counters, waiting, rows, distances, count)
     return rerank(view, scratch, counters, waiting, rows, distances, count)
 

@@ -23,6 +23,8 @@ from vecstore.kernels.view import BINS, CHUNK_ORDER, CHUNKS, NO_ROW, UPPER, UPPE
 
 _SIGN = np.uint32(0x8000_0000)
 _ALL = np.uint32(0xFFFF_FFFF)
+NO_KEY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+"""Stands where there is no packed key: no distance has its bits."""
 
 
 @kernel
@@ -112,6 +114,12 @@ def key_distance(packed):
     bits = np.uint32(packed >> np.uint64(32))
     bits = bits ^ _SIGN if bits & _SIGN != np.uint32(0) else bits ^ _ALL
     return bits_float(np.uint32(bits))
+
+
+@kernel
+def key_ordinal(packed):
+    """Ordinal of a packed key; -1 of `NO_KEY`."""
+    return np.int64(packed & np.uint64(_ALL)) if packed != NO_KEY else np.int64(-1)
 
 
 @kernel

@@ -98,7 +98,9 @@ PARTED: Final = 14  # f32 (parts * part dim,): the query as product quantisation
 TABLES: Final = 15  # f32 (parts, 256): its products with the codebooks
 UPPER: Final = 16  # f32 (UPPERS_MAX,): least upper bounds so far, ascending
 UPPER_ROWS: Final = 17  # u32 (UPPERS_MAX,)
-SCRATCH_FIELDS: Final = 18
+PENDING: Final = 18  # rows to be refined, PENDING_BYTES each (see below)
+NEARBY: Final = 19  # u64 (NEARBY_MAX,): keys of the next postings, a ring
+SCRATCH_FIELDS: Final = 20
 
 # --- facts of a query ----------------------------------------------------------------------
 PLANE_SCALE: Final = 0  # products with bit planes: value of a step, and what to subtract
@@ -110,6 +112,16 @@ LENGTH: Final = 5
 ROUNDING: Final = 6  # of the query, as a square to be added to that of its distance
 QUERY_FACTS: Final = 7
 
+# --- a row to be refined, bytes from its start -----------------------------------------------
+PENDING_BLOCK: Final = 0  # i64, address of the block
+PENDING_EXTRA: Final = 8  # i64, address of the row's further bits
+PENDING_PLACE: Final = 16  # i64, in the block
+PENDING_ADD: Final = 24  # f32, g_add of its posting
+PENDING_ERR: Final = 28  # f32, and the factor of the error bound
+PENDING_BYTES: Final = 32
+PENDING_MAX: Final = 64
+
+NEARBY_MAX: Final = 8
 SURVIVORS_MAX: Final = 512
 UPPERS_MAX: Final = 256
 BINS: Final = 512

@@ -89,7 +89,7 @@ def bitmap_words(rows: int) -> int:
 
 def set_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32], value: bool) -> None:
     """Set (or clear) one bit per row, in place; rows beyond the bitmap are passed over."""
-    mark(bitmap, np.require(rows, np.uint32, "CW"), value)
+    mark(bitmap, np.require(rows, np.uint32, ["C", "W"]), value)
 
 
 def set_range(bitmap: NDArray[np.uint64], first: int, end: int) -> None:
