@@ -239,6 +239,105 @@ def test_slow_and_endless_callers_are_let_go(small: Running, sent: bytes, status
     assert small.call("GET", "/health/ready").status == 200
 
 
+def test_an_answer_reaches_who_still_sends(small: Running) -> None:
+    """What comes after an early answer is thrown away, and not answered with a reset."""
+    large = HEAD + b"content-length: 3000000\r\n"
+    for head in (large + b"\r\n", large + b"connection: close\r\n\r\n"):
+        with raw_socket(small) as made:
+            made.sendall(head)
+            assert made.recv(65_536).split(b" ")[1] == b"413"
+            for _ in range(60):
+                made.sendall(b"x" * 50_000)
+                time.sleep(0.0005)
+            if b"close" not in head:  # the next call is answered as ever
+                made.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                assert made.recv(15) == b"HTTP/1.1 200 OK"
+                made.shutdown(socket.SHUT_WR)
+            read_all(made)
+    for sent, status in ((b"GET /" + b"a" * 40_000, b"431"), (b"\x16\x03\x01\x02", b"400")):
+        with raw_socket(small) as made:
+            made.sendall(sent)
+            assert made.recv(65_536).split(b" ")[1] == status
+            for _ in range(60):
+                made.sendall(b"x" * 50_000)
+                time.sleep(0.0005)
+            assert read_all(made) == b""
+
+
+def test_who_is_sent_away_has_the_answer(tmp_path: Path) -> None:
+    with running(tmp_path / "store", connections_max=1) as service, raw_socket(service) as first:
+        first.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert first.recv(1)
+        with raw_socket(service) as one:
+            one.sendall(HEAD + b"content-length: 3000000\r\n\r\n" + b"x" * 1_000_000)
+            assert b" 503 " in read_all(one)
+
+
+def open_connections(service: Running) -> int:
+    return len(service.process.server.server_state.connections)
+
+
+def wait_for_connections(service: Running, wanted: int) -> None:
+    until = time.monotonic() + 10
+    while open_connections(service) > wanted:
+        assert time.monotonic() < until, f"{open_connections(service)} are open"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"\r\n", HEAD + b"content-length: 900000\r\n\r\n{"],
+    ids=["an empty line", "a part of a body that is too large"],
+)
+def test_a_connection_that_does_nothing_more_is_closed(tmp_path: Path, more: bytes) -> None:
+    options = {"idle_timeout_s": 0.3, "body_timeout_s": 0.3, "body_bytes_max": 1_000}
+    with running(tmp_path / "store", **options) as service, raw_socket(service) as made:
+        made.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert made.recv(15) == b"HTTP/1.1 200 OK"
+        time.sleep(0.05)  # until the rest of the answer is there
+        made.sendall(more)
+        time.sleep(0.05)
+        if len(more) > 2:
+            made.sendall(b"x")
+        read_all(made)
+        wait_for_connections(service, 0)
+
+
+@pytest.mark.parametrize("closes", [b"", b"connection: close\r\n"])
+def test_answers_that_nobody_takes_are_let_go(tmp_path: Path, closes: bytes) -> None:
+    with running(tmp_path / "store", body_timeout_s=0.3, idle_timeout_s=0.3) as service:
+        with service.connect() as store:
+            store.collection("docs", dim=4_000).load(np.ones((300, 4_000), np.float32))
+        body = json.dumps({"ids": list(range(300))}).encode()
+        head = HEAD.replace(b"/query", b"/vectors") + b"content-length: %d\r\n" % len(body)
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+        parts = urlsplit(service.url)
+        made.connect((parts.hostname, parts.port))
+        with made:
+            for _ in range(3):
+                made.sendall(head + closes + b"\r\n" + body)
+            assert made.recv(15) == b"HTTP/1.1 200 OK"
+            wait_for_connections(service, 0)
+            until = time.monotonic() + 10
+            while service.process.service.metrics.running:
+                assert time.monotonic() < until, "a call waits for its caller"
+                time.sleep(0.01)
+
+
+def test_fields_behind_a_body_are_none_of_the_head(small: Running) -> None:
+    chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    rest = b"host: evil.example\r\nx-request-id: from-behind\r\n"
+    with raw_socket(small) as made:
+        made.sendall(chunked + b'15\r\n{"vector": [1,0,0,0]}\r\n0\r\n' + rest + b"\r\n")
+        got = made.recv(65_536)
+        assert got.startswith(b"HTTP/1.1 200")
+        assert b"from-behind" not in got
+    with raw_socket(small) as made:
+        made.sendall(chunked + b"2\r\n{}\r\n0\r\n" + b"x: 0123456789\r\n" * 5_000)
+        assert read_all(made).split(b" ")[1] == b"431"
+
+
 def test_a_caller_that_leaves_in_the_middle(small: Running) -> None:
     for _ in range(20):
         made = raw_socket(small)
