@@ -289,3 +289,45 @@ def test_a_store_that_somebody_writes_to_is_refused(made: Path) -> None:
     assert done.returncode == 1
     assert "Another writer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_one_process_is_started_again(made: Path) -> None:
+    with served(made) as service, vecstore.connect(service.url) as store:
+        docs = store.collection("docs")
+        for kill in range(2):
+            os.kill(service.wait("alone", 1 + kill)[-1], signal.SIGKILL)
+            docs.upsert([100 + kill], np.ones((1, DIM)))
+        assert docs.get([100, 101]) == [docs.get(100), docs.get(101)] != [None, None]
+        assert 'vecstore_process_starts_total{process="0"} 3' in raw_metrics(service.url)
+
+
+def test_a_key_press_in_a_terminal_ends_them_in_order(made: Path) -> None:
+    """Control-C comes to all processes at once; only the one above acts on it."""
+    with served(made, "--workers", "1") as service, vecstore.connect(service.url) as store:
+        service.wait("reader")
+        [writer] = service.wait("writer")
+        os.kill(writer, signal.SIGINT)
+        for number in range(3):
+            store.collection("docs").upsert([200 + number], np.ones((1, DIM)))
+            time.sleep(0.15)  # uvicorn looks every 0.1 s whether it is to stop
+        assert service.lines("stopped") == service.lines("process ended") == []
+        service.top.send_signal(signal.SIGINT)
+        assert service.top.wait(60) == 0
+        assert [line["part"] for line in service.lines("stopped")] == ["reader", "writer"]
+
+
+def test_a_stop_just_after_a_start_is_heard(made: Path) -> None:
+    with served(made, "--workers", "2") as service:
+        began = time.monotonic()
+        service.top.send_signal(signal.SIGTERM)
+        assert service.top.wait(60) == 0
+        assert time.monotonic() - began < 25, "nobody waits until the time for a stop is over"
+
+
+def test_what_a_killed_stream_left_is_removed(made: Path) -> None:
+    left, foreign = (made.parent / f".{name}.stream-x1" for name in (made.name, "other"))
+    for folder in (left, foreign):
+        (folder / "store").mkdir(parents=True)
+    with served(made):
+        assert not left.exists()
+        assert foreign.exists()
