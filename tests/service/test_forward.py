@@ -83,6 +83,18 @@ def test_a_stream_is_not_sent_twice() -> None:
     assert len(calls) == 1
 
 
+def test_a_stream_that_is_refused_is_answered_before_its_end() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"{}\n" * 10_000
+            await asyncio.sleep(0)
+
+    refused = DONE.replace(b"200 OK", b"400 Bad")
+    answer, calls = asyncio.run(asyncio.wait_for(passed_on("import", [refused], endless()), 20))
+    assert answer[0] == 400
+    assert len(calls) == 1
+
+
 def test_a_process_that_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
     answer, _ = asyncio.run(passed_on("add", [DONE], late=True))
     assert answer[0] == 200

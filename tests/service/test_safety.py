@@ -120,6 +120,14 @@ def test_what_is_kept_of_a_key(tmp_path: Path) -> None:
             KeyFile(file).add("read")
 
 
+def test_an_id_that_the_limits_cannot_count_is_no_key(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "k")
+    key, _ = file.add("read", calls_at_once=1)
+    file.path.write_text(file.path.read_text().replace(key.id, "x" * 33))
+    with pytest.raises(vecstore.InvalidArgumentError, match="no file of keys"):
+        file.read()
+
+
 def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "k")
     threads = [threading.Thread(target=file.add, args=("read",)) for _ in range(12)]
@@ -482,6 +490,8 @@ def test_errors_name_no_path_and_no_code(tmp_path: Path, monkeypatch: Any) -> No
             MemoryError(),
             vecstore.CorruptionError(f"{path} is damaged.", collection="docs", extent=3),
             vecstore.DiskFullError(f"No room in {path}."),
+            vecstore.DiskFullError(f"No room in {service.options.copies}x/store."),
+            vecstore.VecstoreError(f"{keys_beside(path)} is damaged."),
         ]
         for failure in failures:
 
@@ -494,6 +504,7 @@ def test_errors_name_no_path_and_no_code(tmp_path: Path, monkeypatch: Any) -> No
             assert answer.status >= 500
             assert f"{tmp_path}" not in answer.body.decode()
             assert "Traceback" not in answer.body.decode()
+            assert "of of" not in answer.body.decode()
             if isinstance(failure, vecstore.CorruptionError):
                 assert answer.json["error"]["details"]["extent"] == 3
         assert service.call("GET", "/v1/collections/docs/stats").status == 200

@@ -91,6 +91,7 @@ class Service:
             self.metrics.begin()
         try:
             open_route = OPEN_ROUTES.get((exchange.method, exchange.raw_path))
+            exchange.refuse_repeated()
             hold_origin(exchange, self.options)
             if open_route is not None:
                 await open_route(self, exchange)
@@ -201,10 +202,9 @@ class Service:
         target = exchange.raw_path + (b"?" + exchange.query if exchange.query else b"")
         body: Any
         if verb.name in transfer.STREAMS:
-            body = exchange.chunks(None)
+            body = exchange.chunks()
         else:
-            parts = [chunk async for chunk in exchange.chunks(self.options.body_bytes_max)]
-            body = b"".join(parts)
+            body = await exchange.raw_body()
         status, headers, answer = await forwarder.call(
             verb, target, exchange.raw_headers, body, exchange.request_id
         )
@@ -219,7 +219,7 @@ class Service:
     # --- failures --------------------------------------------------------------------------
 
     def _fault(self, error: BaseException, exchange: Exchange) -> FaultBody:
-        return FaultBody(fault_of(error, f"{self.options.path}"), exchange.request_id)
+        return FaultBody(fault_of(error, self.options.hidden), exchange.request_id)
 
     async def _fail(self, exchange: Exchange, error: Exception, name: str) -> None:
         status = status_of(error)

@@ -72,14 +72,15 @@ class Forwarder:
         until = time.monotonic() + WAIT_S
         while True:
             reader, writer = connection = await self._connect(until)
+            whole = True
             try:
                 writer.write(start)
                 if isinstance(body, bytes):
                     writer.write(body)
                     await writer.drain()
+                    answer = await _read(reader)
                 else:
-                    await _stream(writer, body)
-                answer = await _read(reader)
+                    answer, whole = await _stream(reader, writer, body)
             except (OSError, EOFError, ValueError) as error:
                 writer.close()
                 # A call that was passed on may have been carried out.
@@ -92,7 +93,8 @@ class Forwarder:
             except BaseException:
                 writer.close()
                 raise
-            if len(self._idle) < _IDLE_MAX and answer[1].get(b"connection") != b"close":
+            stays = whole and answer[1].get(b"connection") != b"close"
+            if stays and len(self._idle) < _IDLE_MAX:
                 self._idle.append(connection)
             else:
                 writer.close()
@@ -121,7 +123,25 @@ class Forwarder:
         self._idle.clear()
 
 
-async def _stream(writer: asyncio.StreamWriter, body: AsyncIterator[bytes]) -> None:
+async def _stream(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: AsyncIterator[bytes]
+) -> tuple[Answer, bool]:
+    """Pass a body on until it ends or is answered; also whether all of it was passed on."""
+    sending = asyncio.ensure_future(_send(writer, body))
+    answering = asyncio.ensure_future(_read(reader))
+    try:
+        await asyncio.wait([sending, answering], return_when=asyncio.FIRST_COMPLETED)
+        if sending.done() and not isinstance(sending.exception(), OSError):
+            sending.result()
+        answer = await answering
+        return answer, sending.done() and sending.exception() is None
+    finally:
+        for task in (sending, answering):
+            task.cancel()
+        await asyncio.gather(sending, answering, return_exceptions=True)
+
+
+async def _send(writer: asyncio.StreamWriter, body: AsyncIterator[bytes]) -> None:
     async for chunk in body:
         if chunk:
             writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")

@@ -59,7 +59,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Calls that may run at the same time.
     """
 
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
     digest: str
     role: str
     tenant: str | None = None

@@ -57,6 +57,7 @@ def bounded(options: Options) -> type[asyncio.Protocol]:
     class Bounded(HttpToolsProtocol):  # type: ignore[misc]
         """One connection."""
 
+        timeout_keep_alive_task: asyncio.TimerHandle | None
         lingers = False
         _head_timer: asyncio.TimerHandle | None = None
         _head_bytes = 0

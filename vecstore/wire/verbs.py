@@ -70,6 +70,11 @@ class Verb:
     repeatable: bool = True
     slow: bool = False
 
+    @property
+    def streams(self) -> bool:
+        """Whether it answers with a stream."""
+        return self.answer is None
+
     def url(self, names: dict[str, str], tenants: tuple[str, ...] | None = None) -> str:
         """Path and query string of a call."""
         path = self.path
