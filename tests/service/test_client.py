@@ -140,7 +140,7 @@ def test_what_is_lost_or_sent_away_is_tried_again() -> None:
         assert store.collections() == ["a"]
 
 
-def test_what_may_have_been_done_is_told() -> None:
+def test_a_refusal_is_told_whatever_was_lost_before() -> None:
     info = http(
         "200 OK",
         msgspec.json.encode(bodies.CollectionInfo("d", 1, "l2", False, "auto", "float32")),
@@ -148,14 +148,11 @@ def test_what_may_have_been_done_is_told() -> None:
     )
     fault = bodies.FaultBody(bodies.Fault("DuplicateIdError", "Id 1 exists."))
     refused = http("409 Conflict", msgspec.json.encode(fault), "Content-Type: application/json")
-    with answering(info, b"", refused) as url, vecstore.connect(url) as store:
-        docs = store.collection("d")
-        with pytest.raises(vecstore.UnavailableError, match="may have been carried out"):
-            docs.add([1], [[0]])
-    with answering(info, refused) as url, vecstore.connect(url) as store:
-        docs = store.collection("d")
-        with pytest.raises(vecstore.DuplicateIdError, match="Id 1 exists"):
-            docs.add([1], [[0]])
+    for answers in ([info, refused], [info, b"", refused]):
+        with answering(*answers) as url, vecstore.connect(url) as store:
+            docs = store.collection("d")
+            with pytest.raises(vecstore.DuplicateIdError, match="Id 1 exists"):
+                docs.add([1], [[0]])
 
 
 def test_something_else_answers() -> None:

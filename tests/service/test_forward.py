@@ -19,7 +19,7 @@ DONE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\
 
 
 async def passed_on(
-    verb: str, answers: list[bytes], body: Any = b"{}", *, late: bool = False
+    verb: str, answers: list[bytes], body: Any = b"{}", *, late: bool = False, key: bytes = b""
 ) -> tuple[Any, list[bytes]]:
     """Pass a call on to a process that gives these answers and then closes the connection."""
     calls: list[bytes] = []
@@ -34,6 +34,8 @@ async def passed_on(
         path = str(Path(folder) / "w")
         forwarder = Forwarder(path)
         headers = [(b"authorization", b"Bearer k"), (b"cookie", b"x"), (b"content-type", b"a/b")]
+        if key:
+            headers.append((b"idempotency-key", key))
         call = asyncio.ensure_future(
             forwarder.call(VERBS[verb], b"/v1/x?tenant=a", headers, body, "id-1")
         )
@@ -58,6 +60,15 @@ def test_what_is_passed_on() -> None:
     for header in (b"authorization: Bearer k", b"content-type: a/b", b"x-request-id: id-1"):
         assert header in calls[0]
     assert b"cookie" not in calls[0]
+
+
+@pytest.mark.parametrize("cut", [b"", DONE[:20], DONE[:-1]])
+def test_a_write_under_a_key_is_sent_again(cut: bytes) -> None:
+    for verb in VERBS.values():
+        if verb.leaves_receipt:
+            answer, calls = asyncio.run(passed_on(verb.name, [cut, DONE], key=b"once"))
+            assert (answer[0], len(calls)) == (200, 2), verb.name
+            assert all(b"idempotency-key: once\r\n" in call for call in calls)
 
 
 @pytest.mark.parametrize("cut", [b"", DONE[:20], DONE[:-1]])

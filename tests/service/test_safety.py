@@ -462,6 +462,78 @@ def test_a_write_under_one_key_is_carried_out_once(service: Running) -> None:
         store.drop("once")
 
 
+WRITES: list[tuple[str, str, Any]] = [
+    ("PUT", "/v1/collections/new", {"dim": 3}),
+    ("POST", f"{NOTES}/add?tenant=a", {"ids": [61], "vectors": [ONE]}),
+    ("POST", f"{NOTES}/upsert?tenant=a", {"ids": [62], "vectors": [ONE]}),
+    ("POST", f"{NOTES}/load", {"ids": [63], "vectors": [ONE], "tenants": [["a", "b"]]}),
+    ("POST", f"{NOTES}/grant?tenant=a", {"ids": [61, 62], "to": "b"}),
+    ("POST", f"{NOTES}/revoke?tenant=a", {"ids": [61, 62], "from": "b"}),
+    ("POST", f"{NOTES}/delete?tenant=a", {"ids": [62, 99]}),
+    ("POST", f"{NOTES}/delete?tenant=nobody", {"ids": [62]}),
+    ("PUT", f"{NOTES}/tenants/a/quota", {"rows": 9}),
+    ("DELETE", f"{NOTES}/tenants/b", None),
+    ("DELETE", "/v1/collections/old", None),
+]
+
+
+def test_a_write_is_carried_out_once_whichever_process_writes(tmp_path: Path) -> None:
+    """Every verb, before and after the process that wrote has ended with all it knew."""
+    path = tmp_path / "store"
+    with running(path) as service, service.connect() as store:
+        store.collection("notes", dim=2, tenants=True)
+        store.collection("old", dim=2)
+    told = []
+    for replayed in (False, True):
+        with running(path) as service:
+            for place, (method, target, body) in enumerate(WRITES):
+                headers = {"Idempotency-Key": f"w{place}"}
+                answer = service.call(method, target, body, headers=headers)
+                assert answer.status == 200, (target, answer.body)
+                assert ("idempotent-replay" in answer.headers) is replayed, target
+                told.append(answer.body)
+                other = service.call(method, target + "x", body, headers=headers)
+                assert other.status >= 400
+            with service.connect() as store:
+                notes = store.collection("notes")
+                assert notes.tenants() == ["a"]
+                own = notes.tenant("a")
+                assert [hit and hit.id for hit in own.get([61, 62, 63])] == [61, None, 63]
+                assert store.collections() == ["new", "notes"]
+                assert store.check() == []
+                # What would follow if one of them were carried out a second time.
+                if not replayed:
+                    own.delete([61])
+                    own.upsert([61], [[0.0, 1.0]])
+                else:
+                    assert own.vectors([61]).tolist() == [[0.0, 1.0]]
+    assert told[: len(WRITES)] == told[len(WRITES) :]
+    assert b'{"count":2}' in told
+    assert {verb.name for verb in VERBS.values() if verb.leaves_receipt} == {
+        "create", "add", "upsert", "load", "grant", "revoke", "delete", "set_quota", "drop_tenant",
+        "drop",
+    }  # fmt: skip
+
+
+def test_an_import_takes_no_idempotency_key(service: Running) -> None:
+    answer = service.call(
+        "POST", "/v1/collections/none/import", b"", headers={"Idempotency-Key": "x"}
+    )
+    assert answer.error[0] == "InvalidArgumentError"
+
+
+def test_receipts_of_callers_are_apart(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with vecstore.open(path) as store:
+        store.collection("notes", dim=2, tenants=True)
+    keys = [run_json("keys", "add", path, "--role", "write")["key"] for _ in range(2)]
+    body, headers = {"ids": [1], "vectors": [ONE]}, {"Idempotency-Key": "same"}
+    target = f"{NOTES}/add?tenant=a"
+    for key, status in ((keys[0], 200), (keys[1], 409), (keys[0], 200)):
+        with running(path) as service:  # nothing is left but what the store holds
+            assert service.call("POST", target, body, key=key, headers=headers).status == status
+
+
 def test_idempotency_keys_of_callers_are_apart(guarded: Guarded) -> None:
     body = {"ids": [55], "vectors": [ONE]}
     path = f"{NOTES}/add?tenant=a"

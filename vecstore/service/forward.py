@@ -63,6 +63,7 @@ class Forwarder:
         head = [verb.method.encode() + b" " + target + b" HTTP/1.1", b"host: localhost"]
         head += [name + b": " + value for name, value in headers if name in PASSED]
         head.append(b"x-request-id: " + request_id.encode())
+        has_key = any(name == b"idempotency-key" for name, _ in headers)
         streamed = not isinstance(body, bytes)
         if isinstance(body, bytes):
             head.append(b"content-length: " + str(len(body)).encode())
@@ -84,7 +85,8 @@ class Forwarder:
             except (OSError, EOFError, ValueError) as error:
                 writer.close()
                 # A call that was passed on may have been carried out.
-                if verb.repeatable and not streamed and time.monotonic() < until:
+                again = verb.repeatable or (verb.leaves_receipt and has_key)
+                if again and not streamed and time.monotonic() < until:
                     continue
                 raise UnavailableError(
                     "The process that writes ended while it had the call, which may have been "

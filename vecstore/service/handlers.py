@@ -20,6 +20,7 @@ from vecstore.service.options import Options
 from vecstore.service.scope import Stores, rows_of
 from vecstore.wire import bodies
 from vecstore.wire.encoding import read_vector, read_vectors
+from vecstore.wire.verbs import Verb
 
 
 @dataclass(slots=True)
@@ -236,6 +237,13 @@ def carry_out(verb: str, call: Call) -> Any:
         if not call.stores.forget(call.names.get("collection", "")):
             raise
     return HANDLERS[verb](call)  # it was dropped and, maybe, made anew
+
+
+def tell_again(verb: Verb, call: Call, result: int) -> Any:
+    """Answer a call that was carried out before, by what its receipt says."""
+    if verb.answer is bodies.Number:
+        return bodies.Number(result)
+    return _info(call.docs) if verb.answer is bodies.CollectionInfo else bodies.Done()
 
 
 HANDLERS: Final[dict[str, Callable[[Call], Any]]] = {
