@@ -172,6 +172,8 @@ def test_a_tenant_with_its_key(page: Any, path: Path, tmp_path: Path) -> None:
             "() => document.getElementById('tenant-count').textContent == '2 rows'"
         )
         assert page.inner_text("#one-title") == "notes"
+        page.wait_for_function("() => document.getElementById('map-text').textContent")
+        page.wait_for_selector("#problem", state="hidden")
         assert page.eval_on_selector_all("#collections tbody tr", "all => all.length") == 1
         page.fill("#question", "1")
         page.focus("#question")

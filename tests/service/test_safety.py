@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -230,6 +231,20 @@ def test_what_a_key_of_one_tenant_may_do(guarded: Guarded) -> None:
         assert service.call("POST", f"{NOTES}/count", {}, key=guarded.keys["a write"]).error[0] == (
             "TenantRequiredError"
         )
+
+
+def test_a_key_of_one_tenant_sees_all_of_its_own(guarded: Guarded) -> None:
+    packed = guarded.call("a read", "GET", f"{NOTES}/export?tenant=a")
+    assert packed.status == 200, packed.body
+    lines = [json.loads(line) for line in gzip.decompress(packed.body).splitlines()]
+    assert [(line["id"], line["tenant"]) for line in lines] == [(1, "a"), (2, "a")]
+    shown = guarded.call("a read", "GET", f"{NOTES}/map?tenant=a")
+    assert shown.json["stats"]["rows_fresh"] == 2
+    for path in ("export", "map"):
+        for query in ("", "?tenant=globex", "?tenant=a&tenant=globex"):
+            answer = guarded.call("a read", "GET", f"{NOTES}/{path}{query}")
+            assert answer.status in (400, 403)
+            assert b"secret" not in answer.body
 
 
 def test_a_key_that_reads_meets_a_store_that_is_read(guarded: Guarded) -> None:
@@ -582,11 +597,12 @@ def test_errors_name_no_path_and_no_code(tmp_path: Path, monkeypatch: Any) -> No
         assert service.call("GET", "/v1/collections/docs/stats").status == 200
 
 
-def test_the_log_is_json_and_has_the_request(service: Running, capfd: Any) -> None:
+def test_the_log_is_json_and_has_the_request(service: Running, service_log: Path) -> None:
+    before = service_log.stat().st_size
     service.call("GET", "/v1/collections/none", headers={"X-Request-Id": "mine-1"})
     service.call("GET", "/v1/collections/none", headers={"X-Request-Id": "no good!"})
     time.sleep(0.05)
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    lines = [json.loads(line) for line in service_log.read_bytes()[before:].splitlines()]
     calls = [line for line in lines if line["event"] == "call"]
     assert calls[0]["request_id"] == "mine-1"
     assert calls[0]["status"] == 404

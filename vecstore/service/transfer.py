@@ -34,12 +34,14 @@ from vecstore.service.exchange import Exchange
 from vecstore.service.handlers import Call
 from vecstore.service.options import Options
 from vecstore.service.packing import PIECE_BYTES, Unpacker
+from vecstore.service.scope import view_of
 from vecstore.wire.bodies import Imported, OneId, Vector
 from vecstore.wire.encoding import Form, encode, read_vector
 from vecstore.wire.verbs import VERBS
 
 if TYPE_CHECKING:
     from vecstore.service.app import Service
+    from vecstore.verbs import ReadVerbs
 
 BLOCK_ROWS: Final = 512
 _AHEAD: Final = 4
@@ -61,15 +63,14 @@ _LINE = msgspec.json.Decoder(Line)
 
 
 async def _export(service: Service, exchange: Exchange, call: Call) -> None:
-    rows = call.rows
-    lines = _lines(getattr(rows, "rows", rows))
+    lines = _lines(view_of(call.rows))
     name = f"{call.names['collection']}.jsonl.gz".encode("ascii", "replace").decode()
     safe = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
     disposition = (b"content-disposition", f'attachment; filename="{safe}"'.encode())
     await exchange.stream(_from_thread(service, lines), "application/gzip", (disposition,))
 
 
-def _lines(view: Any) -> Iterator[bytes]:
+def _lines(view: ReadVerbs) -> Iterator[bytes]:
     """Pieces of gzipped JSON lines."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
     for block in dump(view, BLOCK_ROWS):
