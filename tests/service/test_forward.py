@@ -106,6 +106,40 @@ def test_a_stream_that_is_refused_is_answered_before_its_end() -> None:
     assert len(calls) == 1
 
 
+def test_a_connection_is_not_kept_until_the_other_side_closes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def count(calls: int) -> int:
+        ended: list[asyncio.Event] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            ended.append(asyncio.Event())
+            mine = ended[-1]
+            while await reader.readline():
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+                writer.write(DONE)
+            writer.close()
+            await writer.wait_closed()
+            mine.set()
+
+        with tempfile.TemporaryDirectory() as folder:
+            server = await asyncio.start_unix_server(serve, f"{folder}/w")
+            forwarder = Forwarder(f"{folder}/w")
+            for _ in range(calls):
+                assert (await forwarder.call(VERBS["add"], b"/x", [], b"{}", "1"))[0] == 200
+            forwarder.close()
+            for one in ended:
+                await one.wait()
+            server.close()
+            await server.wait_closed()
+        return len(ended)
+
+    assert asyncio.run(count(3)) == 1
+    monkeypatch.setattr(forward, "_IDLE_S", 0.0)
+    assert asyncio.run(count(3)) == 3
+
+
 def test_a_process_that_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
     answer, _ = asyncio.run(passed_on("add", [DONE], late=True))
     assert answer[0] == 200

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -329,6 +331,35 @@ def test_a_stop_just_after_a_start_is_heard(made: Path) -> None:
         service.top.send_signal(signal.SIGTERM)
         assert service.top.wait(60) == 0
         assert time.monotonic() - began < 25, "nobody waits until the time for a stop is over"
+
+
+def test_connections_leave_files_for_the_store(made: Path) -> None:
+    limited = f"ulimit -n 200; exec {sys.executable} -m vecstore.cli serve {made} --port 0"
+    with subprocess.Popen(
+        ["sh", "-c", limited], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as top:
+        assert top.stdout is not None
+        address = top.stdout.readline().strip().rpartition(" at ")[2]
+        with vecstore.connect(address, patience_s=60) as store:
+            assert store.collections() == ["docs"]  # it is ready
+        url = urlsplit(address)
+        opened = [socket.create_connection((url.hostname, url.port), 20) for _ in range(150)]
+        try:
+            statuses = []
+            for one in opened:
+                one.settimeout(20)
+                with suppress(OSError):  # sent away, and closed
+                    one.sendall(
+                        b"GET /v1/collections/docs/stats HTTP/1.1\r\nhost: localhost\r\n\r\n"
+                    )
+                statuses.append(one.recv(65_536).split(b" ")[1])
+            assert statuses.count(b"200") + statuses.count(b"503") == 150
+            assert 50 <= statuses.count(b"200") <= 100
+        finally:
+            for one in opened:
+                one.close()
+            top.terminate()
+            top.communicate(timeout=60)
 
 
 def test_what_a_killed_stream_left_is_removed(made: Path) -> None:

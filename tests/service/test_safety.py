@@ -108,6 +108,10 @@ def test_what_is_kept_of_a_key(tmp_path: Path) -> None:
     path = tmp_path / "store"
     key = run("keys", "add", path, "--role", "admin", "--tenant", "ü").stdout.strip()
     file = keys_beside(path)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text("of somebody else")
+    part.chmod(0o644)
+    run("keys", "add", path, "--role", "read")
     secret = key.split("_", 2)[2]
     assert secret not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600

@@ -20,6 +20,9 @@ WAIT_S: Final = 3.0
 
 _PAUSE_S: Final = 0.02
 _IDLE_MAX: Final = 32
+_IDLE_S: Final = 20.0
+"""Well before the other side closes a connection, which a call could meet on its way."""
+
 _HEAD_BYTES_MAX: Final = 1 << 16
 PASSED: Final = (
     b"authorization",
@@ -43,7 +46,7 @@ class Forwarder:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._idle: list[_Connection] = []
+        self._idle: list[tuple[_Connection, float]] = []
 
     async def call(
         self,
@@ -97,15 +100,16 @@ class Forwarder:
                 raise
             stays = whole and answer[1].get(b"connection") != b"close"
             if stays and len(self._idle) < _IDLE_MAX:
-                self._idle.append(connection)
+                self._idle.append((connection, time.monotonic()))
             else:
                 writer.close()
             return answer
 
     async def _connect(self, until: float) -> _Connection:
         while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof() and not writer.is_closing():
+            (reader, writer), since = self._idle.pop()
+            fresh = time.monotonic() - since < _IDLE_S
+            if fresh and not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.close()
         while True:
@@ -120,7 +124,7 @@ class Forwarder:
 
     def close(self) -> None:
         """Let go of all connections."""
-        for _, writer in self._idle:
+        for (_, writer), _ in self._idle:
             writer.close()
         self._idle.clear()
 

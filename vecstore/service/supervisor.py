@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,8 @@ _PAUSE_MAX_S: Final = 1.0
 _STEADY_S: Final = 5.0
 _GRACE_S: Final = 5.0
 _SAY_S: Final = 0.5
+_DESCRIPTORS_KEPT: Final = 256
+"""For the store, its streams, and calls that are passed on."""
 
 
 def serve(options: Options, say: Callable[[str], Any] = lambda url: None) -> None:
@@ -61,7 +63,7 @@ def serve(options: Options, say: Callable[[str], Any] = lambda url: None) -> Non
         )
     if options.backups is not None and not options.backups.is_dir():
         raise InvalidArgumentError(f"{options.backups} is no folder; make it for backups.")
-    _raise_descriptors()
+    options = _within_descriptors(options)
     with vecstore.open(options.path, "w"):  # whatever is wrong is told here and now
         remove_copies(options)
     listening = listen(options)
@@ -182,11 +184,16 @@ class _Supervisor:
                     running.remove(child)
 
 
-def _raise_descriptors() -> None:
-    """Allow as many open connections as the system lets this user have."""
+def _within_descriptors(options: Options) -> Options:
+    """Have as many open files as the system allows, and no more connections than leave some."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return options
+    most = max(1, soft - min(_DESCRIPTORS_KEPT, soft // 2))
+    return replace(options, connections_max=min(options.connections_max, most))
