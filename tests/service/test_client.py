@@ -43,6 +43,8 @@ def test_the_verbs_are_the_same(own: Any, remote: Any, local: set[str]) -> None:
 
     assert verbs(own).keys() - local == verbs(remote).keys()
     for name, verb in verbs(remote).items():
+        assert isinstance(getattr(own, name), property) == isinstance(verb, property), name
+        assert (verb.__doc__ or "").strip(), f"{name} has no docstring"
         if inspect.isfunction(verb):
             mine, theirs = inspect.signature(getattr(own, name)), inspect.signature(verb)
             assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [
