@@ -23,8 +23,8 @@ _START: Final = secrets.token_hex(3)
 _NUMBERS: Final = itertools.count()
 _ONCE: Final = frozenset(
     {
-        b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key",
-        b"origin", b"sec-fetch-site",
+        b"authorization", b"content-encoding", b"host", b"idempotency-key", b"origin",
+        b"sec-fetch-site",
     }
 )  # fmt: skip
 _SAFE: Final = (
