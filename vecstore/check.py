@@ -33,6 +33,7 @@ from vecstore.layout import (
 from vecstore.lookups import extent_records, read_catalogue, read_state
 from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
+from vecstore.receipts import wrong_receipts
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
 from vecstore.snapshot import Snapshot, take_snapshot
@@ -70,6 +71,8 @@ def check_store(environment: Environment, quiet: bool) -> list[Violation]:
         found += damaged_entries(transaction, 0, str(environment.path))
         if found:
             return found
+        where = str(environment.path)
+        found += [Violation("receipts", where, wrong) for wrong in wrong_receipts(transaction)]
         for name, record in read_catalogue(transaction).items():
             identity = Identity(name, record, environment.extents)
             found += check_collection(transaction, identity, named)

@@ -29,6 +29,7 @@ class Core:
             self.reader.newest,
             session.write_lock,
             session.build_lock,
+            session.receipts,
             self.searcher,
         )
         self.writer = Writer(self.writing, maintenance)

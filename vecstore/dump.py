@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vecstore.errors import InvalidArgumentError
 from vecstore.layout import TENANT_NONE
-from vecstore.verbs import ReadVerbs
+from vecstore.verbs import ReadVerbs, source_of
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,11 @@ def dump(view: ReadVerbs, block_rows: int = 1_024) -> Iterator[Block]:
     InvalidArgumentError
         Several tenants are read as one.
     """
-    scope = view._scope()
+    reader, scope = source_of(view)
     if scope is not None and len(scope) != 1:
         raise InvalidArgumentError("Rows of several tenants cannot be exported as one; name one.")
-    reader = view._core.reader
-    with reader._reading() as (snapshot, transaction):
-        for one in reader._views(transaction, snapshot, scope):
+    with reader.opened(scope) as (snapshot, transaction, views):
+        for one in views:
             rows = one.row_numbers()
             if one.number != TENANT_NONE and one.record.granted:
                 owned = [snapshot.owner_of(row) == one.number for row in rows.tolist()]
@@ -67,7 +66,7 @@ def dump(view: ReadVerbs, block_rows: int = 1_024) -> Iterator[Block]:
                 numbers = part.tolist()
                 yield Block(
                     snapshot.id_list(numbers),
-                    reader._read_vectors(snapshot, part),
+                    reader.vectors_of(snapshot, part),
                     snapshot.metadata(transaction, numbers),
                     snapshot.documents(transaction, numbers),
                     None if scope is None else scope[0],

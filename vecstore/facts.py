@@ -40,6 +40,8 @@ class Edit:
     ----------
     state : StateRecord
         As it will be after the transaction.
+    result : int
+        What the verb returns that this is the transaction of.
     """
 
     def __init__(self, transaction: Transaction, identity: Identity) -> None:
@@ -49,6 +51,7 @@ class Edit:
         self.collection = identity.record.number
         refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
+        self.result = 0
         self._dead: list[int] = []
         self._tenants: dict[int, TenantRecord] = {}
         self._created: dict[str, int] = {}

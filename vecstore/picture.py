@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from vecstore.errors import InvalidArgumentError
-from vecstore.verbs import ReadVerbs
+from vecstore.verbs import ReadVerbs, source_of
 
 _POINTS_MAX: Final = 4_000
 _FIT_ROWS_MAX: Final = 2_000
@@ -23,16 +23,15 @@ def picture(view: ReadVerbs) -> dict[str, Any]:
         "postings" in all, "variance" (share of the centroids' that the plane holds),
         "rows_indexed", and "rows_fresh", which stand in no posting yet.
     """
-    scope = view._scope()
+    reader, scope = source_of(view)
     if scope is not None and len(scope) != 1:
         raise InvalidArgumentError("Several tenants have several clusterings; name one tenant.")
-    reader = view._core.reader
     shown: dict[str, Any] = {
         "x": [], "y": [], "rows": [], "postings": 0, "variance": 0.0, "rows_indexed": 0,
         "rows_fresh": 0,
     }  # fmt: skip
-    with reader._reading() as (snapshot, transaction):
-        for one in reader._views(transaction, snapshot, scope):
+    with reader.opened(scope) as (_, _, views):
+        for one in views:
             counts = one.index.entry_counts()
             fresh = len(one.live_fresh())
             shown["postings"] = len(counts)

@@ -255,14 +255,14 @@ class Reader:
             rows, _ = find_ids(transaction, self._number, self._numbers(transaction, scope), ids)
             known = rows != np.uint32(NO_ROW)
             if known.all():
-                return self._read_vectors(snapshot, rows)
+                return self.vectors_of(snapshot, rows)
             if missing is None:
                 raise UnknownIdError(
                     f"Collection {self._name!r} has no id {ids.one(int(known.argmin()))!r}; "
                     f"use get to test."
                 )
             out = np.tile(missing, (len(ids), 1))
-            out[known] = self._read_vectors(snapshot, rows[known])
+            out[known] = self.vectors_of(snapshot, rows[known])
             return out
 
     def _numbers(self, transaction: Transaction, scope: Scope) -> list[int]:
@@ -311,6 +311,12 @@ class Reader:
                 yield snapshot, transaction
             finally:
                 transaction.abort()
+
+    @contextmanager
+    def opened(self, scope: Scope) -> Iterator[tuple[Snapshot, Transaction, list[TenantView]]]:
+        """One committed state, and what each of some tenants finds in it, for a whole block."""
+        with self._reading() as (snapshot, transaction):
+            yield snapshot, transaction, self._views(transaction, snapshot, scope)
 
     def _current(self, transaction: Transaction) -> tuple[Snapshot, Transaction]:
         """Snapshot of a read transaction, or of a newer one when files were just replaced."""
@@ -378,11 +384,12 @@ class Reader:
         if state.document_rows and "document" in include:
             documents = snapshot.documents(transaction, rows)
         if "vector" in include:
-            vectors = self._read_vectors(snapshot, np.array(rows, np.uint32))
+            vectors = self.vectors_of(snapshot, np.array(rows, np.uint32))
         ids = snapshot.id_list(rows)
         return list(map(Hit, ids, distances, metadata, documents, vectors, owners or _NOTHING))
 
-    def _read_vectors(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
+    def vectors_of(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """Vectors (n, dim) of rows that stand in a snapshot."""
         self._searcher.check_rows(snapshot, rows)
         out = np.empty((len(rows), self._dim), np.float32)
         gather_rows(self._identity.form.number, snapshot.addresses(rows), out)

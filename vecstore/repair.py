@@ -197,6 +197,7 @@ def _rebuild(
             writing.newest,
             writing.lock,
             writing.build_lock,
+            writing.receipts,
             writing.searcher,
             rows,
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from vecstore.errors import InvalidArgumentError, StoreClosedError
+from vecstore.receipts import Receipts
 from vecstore.storage import Environment
 
 
@@ -131,6 +132,7 @@ class Session:
         self.writable = writable
         self.write_lock = WriteLock()
         self.build_lock = BuildLock()
+        self.receipts = Receipts(environment)
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._calls = 0

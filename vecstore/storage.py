@@ -167,6 +167,8 @@ class Environment:
                     if shared is None or shared.forked:
                         shared = cls(path)
                         cls._shared[identity] = shared
+                    if lock is not None:
+                        shared._notice_commit()
             except BaseException:
                 if lock is not None:
                     os.close(lock)
@@ -177,6 +179,10 @@ class Environment:
                 shared._unlock = weakref.finalize(shared, _unlock, lock)
                 shared.refuses_writes = ""
             return shared
+
+    def _notice_commit(self) -> None:
+        """See a commit whose process was killed before LMDB's table of readers told of it."""
+        self._env.begin(write=True).abort()
 
     @staticmethod
     def _lock_writer(path: Path) -> int:

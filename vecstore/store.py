@@ -32,11 +32,17 @@ from vecstore.layout import CollectionRecord, Kind, StateRecord
 from vecstore.lookups import read_catalogue, read_state
 from vecstore.maintenance import Maintenance, check_mode
 from vecstore.raw_forms import DEFAULT, find_form
+from vecstore.receipts import Receipts
 from vecstore.reclaim import numbered, remove_leftovers, remove_retired
 from vecstore.repair import repair_collection
 from vecstore.results import Violation
 from vecstore.session import Session
 from vecstore.storage import Environment
+
+
+def receipts_of(store: Store) -> Receipts:
+    """Receipts of a store that is open for writing."""
+    return store._session.receipts
 
 
 def open_store(
@@ -197,6 +203,7 @@ class Store:
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
                 for kind in Kind:
                     transaction.delete_range(layout.key(record.number, kind))
+                self._session.receipts.put(transaction)
             with suppress(DiskFullError):  # the next writer removes them
                 remove_retired(self._environment)
 
@@ -369,4 +376,5 @@ class Store:
             transaction.put(name_key, layout.pack(record))
             state = StateRecord(codec=find_codec(record.codec, record.dim).name)
             transaction.put(layout.key(record.number, Kind.STATE), layout.pack(state))
+            self._session.receipts.put(transaction)
             return record

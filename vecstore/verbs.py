@@ -24,6 +24,7 @@ from vecstore.inputs import (
     parse_metadata,
     parse_queries,
 )
+from vecstore.reader import Reader
 from vecstore.results import Explanation, Hit, Result
 from vecstore.scopes import Scope
 from vecstore.table import EmbeddingTable
@@ -155,6 +156,16 @@ class ReadVerbs(ABC):
     def count(self, where: Any = None) -> int:
         """Count live rows."""
         return self._core.reader.count(self._scope(), parse_filter(where))
+
+
+def source_of(view: ReadVerbs) -> tuple[Reader, Scope]:
+    """Reader of a view's collection, and the tenants that the view shows.
+
+    Raises
+    ------
+    TenantRequiredError
+    """
+    return view._core.reader, view._scope()
 
 
 class Verbs(ReadVerbs):

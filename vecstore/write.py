@@ -218,13 +218,9 @@ class Writer:
 
         def put_facts(edit: Edit, rows: U32) -> None:
             self._put_facts(edit, batch, self._tenants(edit, batch), rows, add, indexed=True)
+            self._writing.receipts.put(edit.transaction)
 
-        self._indexer.run(
-            new,
-            np.array(replaced, np.uint32),
-            put_facts,
-            progress=progress,
-        )
+        self._indexer.run(new, np.array(replaced, np.uint32), put_facts, progress=progress)
 
     def _put_facts(
         self, edit: Edit, batch: Batch, tenants: U32, rows: U32, add: bool, *, indexed: bool
@@ -290,9 +286,10 @@ class Writer:
             assert ids is not None, "the caller refuses to delete without ids and without a filter"
             with self._editing() as edit:
                 number = self._number(edit.transaction, tenant)
-                removed = 0 if number is None else membership.delete_rows(edit, number, ids)
-        self._count_removed(removed)
-        return removed
+                if number is not None:
+                    edit.result = membership.delete_rows(edit, number, ids)
+        self._count_removed(edit.result)
+        return edit.result
 
     def _count_removed(self, rows: int) -> None:
         """Let maintenance give space back once many rows have ended."""
@@ -326,9 +323,9 @@ class Writer:
             number = self._number(edit.transaction, owner)
             if number is None:
                 return 0
-            count = membership.grant(edit, number, edit.tenant_number(grantee), ids)
+            edit.result = membership.grant(edit, number, edit.tenant_number(grantee), ids)
         self._maintenance.after_write(self)
-        return count
+        return edit.result
 
     def revoke(self, ids: Ids, owner: str, grantee: str) -> int:
         """End grants; returns how many there were."""
@@ -339,12 +336,12 @@ class Writer:
             )
             if number is None or other is None:
                 return 0
-            count = membership.revoke(edit, number, other, ids)
+            edit.result = membership.revoke(edit, number, other, ids)
             record = edit.tenant(other)
             if record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX:
                 self._worn.add(other)
         self._maintenance.after_write(self)
-        return count
+        return edit.result
 
     def drop_tenant(self, name: str) -> None:
         """Delete a tenant and its rows; unknown ones are skipped."""
@@ -375,6 +372,7 @@ class Writer:
             edit = Edit(transaction, self._identity)
             yield edit
             edit.finish()
+            self._writing.receipts.put(transaction, edit.result)
 
 
 def _owners(batch: Batch, tenants: U32) -> U32:

@@ -18,6 +18,7 @@ from vecstore.extent_set import Identity
 from vecstore.facts import Edit
 from vecstore.layout import TENANT_NONE, align
 from vecstore.lookups import read_state
+from vecstore.receipts import Receipts
 from vecstore.search import Searcher
 from vecstore.session import BuildLock, WriteLock
 from vecstore.snapshot import Snapshot
@@ -59,6 +60,8 @@ class Writing:
         The store's write lock: while it is held nobody else commits.
     build_lock : BuildLock
         The store's build lock: whoever holds it alone names and retires extents.
+    receipts : Receipts
+        Of the store: the transaction of a call puts one beside what it writes.
     searcher : Searcher
     """
 
@@ -67,6 +70,7 @@ class Writing:
     newest: Callable[[], Snapshot]
     lock: WriteLock
     build_lock: BuildLock
+    receipts: Receipts
     searcher: Searcher
 
     @property

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import vecstore
 from tests.service.checks import Running, running
+from vecstore.service import logs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where services in threads log to: they go on between tests, when nothing is captured."""
+    path = tmp_path_factory.mktemp("logs") / "service.log"
+    with open(path, "ab") as file:
+        logs.log_to(file.fileno())
+        yield path
+        logs.log_to(2)
 
 
 @pytest.fixture(scope="session")

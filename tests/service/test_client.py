@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,8 @@ def test_the_verbs_are_the_same(own: Any, remote: Any, local: set[str]) -> None:
 
     assert verbs(own).keys() - local == verbs(remote).keys()
     for name, verb in verbs(remote).items():
+        assert isinstance(getattr(own, name), property) == isinstance(verb, property), name
+        assert (verb.__doc__ or "").strip(), f"{name} has no docstring"
         if inspect.isfunction(verb):
             mine, theirs = inspect.signature(getattr(own, name)), inspect.signature(verb)
             assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [
@@ -138,7 +142,7 @@ def test_what_is_lost_or_sent_away_is_tried_again() -> None:
         assert store.collections() == ["a"]
 
 
-def test_what_may_have_been_done_is_told() -> None:
+def test_a_refusal_is_told_whatever_was_lost_before() -> None:
     info = http(
         "200 OK",
         msgspec.json.encode(bodies.CollectionInfo("d", 1, "l2", False, "auto", "float32")),
@@ -146,14 +150,11 @@ def test_what_may_have_been_done_is_told() -> None:
     )
     fault = bodies.FaultBody(bodies.Fault("DuplicateIdError", "Id 1 exists."))
     refused = http("409 Conflict", msgspec.json.encode(fault), "Content-Type: application/json")
-    with answering(info, b"", refused) as url, vecstore.connect(url) as store:
-        docs = store.collection("d")
-        with pytest.raises(vecstore.UnavailableError, match="may have been carried out"):
-            docs.add([1], [[0]])
-    with answering(info, refused) as url, vecstore.connect(url) as store:
-        docs = store.collection("d")
-        with pytest.raises(vecstore.DuplicateIdError, match="Id 1 exists"):
-            docs.add([1], [[0]])
+    for answers in ([info, refused], [info, b"", refused]):
+        with answering(*answers) as url, vecstore.connect(url) as store:
+            docs = store.collection("d")
+            with pytest.raises(vecstore.DuplicateIdError, match="Id 1 exists"):
+                docs.add([1], [[0]])
 
 
 def test_something_else_answers() -> None:
@@ -191,3 +192,30 @@ def test_many_threads_and_a_fork(tmp_path: Path) -> None:
             os._exit(0 if docs.get(7).id == 7 and docs.count() == 50 else 1)
         assert [docs.get(i).id for i in range(5)] == list(range(5))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("cut", [0, 300, 700, 2_000])
+def test_a_backup_that_is_cut_off_leaves_nothing(tmp_path: Path, cut: int) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        part = tarfile.TarInfo("VECSTORE")
+        part.size = 1_000
+        tar.addfile(part, io.BytesIO(b"x" * 1_000))
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-tar\r\n"
+    head += b"transfer-encoding: chunked\r\n\r\n"
+    raw = archive.getvalue()[:cut]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            made, _ = listening.accept()
+            with made:
+                made.recv(65_536)
+                made.sendall(head + (b"%x\r\n%s\r\n" % (cut, raw) if cut else b"1"))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        store = vecstore.connect(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        with store, pytest.raises(vecstore.UnavailableError, match="cut off"):
+            store.backup(tmp_path / "copy")
+        thread.join()
+    assert list(tmp_path.iterdir()) == []

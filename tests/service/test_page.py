@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -139,6 +140,26 @@ def test_a_look_around_by_keyboard(page: Any, path: Path) -> None:
             page.screenshot(path=f"{out}/page.png", full_page=True)
 
 
+def test_large_ids_keep_their_digits(page: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "store") as service:
+        with service.connect() as store:
+            large = [2**53 + 1, 2**53 + 3, 2**63 - 1]
+            facts = [None, {"parent": 2**53 + 1, "far": 1e300, "near": -5}, None]
+            docs = store.collection("large", dim=2)
+            docs.upsert(large, [[1, 0], [1, 0.1], [1e12, 1e12]], facts)
+        page.goto(f"{service.url}/#large")
+        page.wait_for_function("() => document.getElementById('one-title').textContent == 'large'")
+        page.fill("#question", f"{2**53 + 1}")
+        page.focus("#question")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelectorAll('#hits li').length == 2")
+        found = page.eval_on_selector_all("#hits li b", "all => all.map((one) => one.textContent)")
+        assert found == [f"{2**53 + 3}", f"{2**63 - 1}"]
+        facts = page.inner_text("#hits li code")
+        assert json.loads(facts) == {"parent": 2**53 + 1, "far": 1e300, "near": -5}
+        assert f"{2**53 + 1}" in facts
+
+
 def test_a_tenant_with_its_key(page: Any, path: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     made = run_json("keys", "add", path, "--keys", file, "--role", "read", "--tenant", "ann")
@@ -151,6 +172,8 @@ def test_a_tenant_with_its_key(page: Any, path: Path, tmp_path: Path) -> None:
             "() => document.getElementById('tenant-count').textContent == '2 rows'"
         )
         assert page.inner_text("#one-title") == "notes"
+        page.wait_for_function("() => document.getElementById('map-text').textContent")
+        page.wait_for_selector("#problem", state="hidden")
         assert page.eval_on_selector_all("#collections tbody tr", "all => all.length") == 1
         page.fill("#question", "1")
         page.focus("#question")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import io
 import json
@@ -22,6 +23,8 @@ import pytest
 import vecstore
 from tests.cli_checks import run_json
 from tests.service.checks import Running, running
+from vecstore.service import routes
+from vecstore.service.forward import Forwarder
 from vecstore.wire.verbs import VERBS
 
 DIM = 4
@@ -195,6 +198,19 @@ def test_packed_bodies(small: Running) -> None:
         assert small.call("POST", f"{DOCS}/query", broken, headers=headers).status == 400
     bomb = gzip.compress(b" " * 50_000_000)
     assert small.call("POST", f"{DOCS}/query", bomb, headers=headers).status == 413
+    parts = gzip.compress(b'{"vector": [0, 1,') + gzip.compress(b' 0, 0], "k": 1}')
+    headers = headers | {"Content-Encoding": "GZIP"}
+    assert small.call("POST", f"{DOCS}/query", parts, headers=headers).json["hits"][0]["id"] == "b"
+    assert small.call("POST", f"{DOCS}/query", parts + b"x", headers=headers).status == 400
+
+
+def test_what_is_unpacked_is_counted(tmp_path: Path) -> None:
+    with running(tmp_path / "store", bodies_bytes_max=150_000) as service:
+        body = gzip.compress(b" " * 200_000)
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        path = "/v1/collections/none/count"
+        assert service.call("POST", path, body, headers=headers).status == 503
+        assert service.process.service.bodies_bytes == 0
 
 
 # --- connections ------------------------------------------------------------------------------
@@ -237,6 +253,142 @@ def test_slow_and_endless_callers_are_let_go(small: Running, sent: bytes, status
         assert got.split(b" ")[1] == status, got[:80]
         assert time.monotonic() - began < 5
     assert small.call("GET", "/health/ready").status == 200
+
+
+def test_an_answer_reaches_who_still_sends(small: Running) -> None:
+    """What comes after an early answer is thrown away, and not answered with a reset."""
+    large = HEAD + b"content-length: 3000000\r\n"
+    for head in (large + b"\r\n", large + b"connection: close\r\n\r\n"):
+        with raw_socket(small) as made:
+            made.sendall(head)
+            assert made.recv(65_536).split(b" ")[1] == b"413"
+            for _ in range(60):
+                made.sendall(b"x" * 50_000)
+                time.sleep(0.0005)
+            if b"close" not in head:  # the next call is answered as ever
+                made.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                assert made.recv(15) == b"HTTP/1.1 200 OK"
+                made.shutdown(socket.SHUT_WR)
+            read_all(made)
+    for sent, status in ((b"GET /" + b"a" * 40_000, b"431"), (b"\x16\x03\x01\x02", b"400")):
+        with raw_socket(small) as made:
+            made.sendall(sent)
+            assert made.recv(65_536).split(b" ")[1] == status
+            for _ in range(60):
+                made.sendall(b"x" * 50_000)
+                time.sleep(0.0005)
+            assert read_all(made) == b""
+
+
+def test_who_is_sent_away_has_the_answer(tmp_path: Path) -> None:
+    with running(tmp_path / "store", connections_max=1) as service, raw_socket(service) as first:
+        first.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert first.recv(1)
+        with raw_socket(service) as one:
+            one.sendall(HEAD + b"content-length: 3000000\r\n\r\n" + b"x" * 1_000_000)
+            assert b" 503 " in read_all(one)
+
+
+def open_connections(service: Running) -> int:
+    return len(service.process.server.server_state.connections)
+
+
+def wait_for_connections(service: Running, wanted: int) -> None:
+    until = time.monotonic() + 10
+    while open_connections(service) > wanted:
+        assert time.monotonic() < until, f"{open_connections(service)} are open"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"\r\n", HEAD + b"content-length: 900000\r\n\r\n{"],
+    ids=["an empty line", "a part of a body that is too large"],
+)
+def test_a_connection_that_does_nothing_more_is_closed(tmp_path: Path, more: bytes) -> None:
+    options = {"idle_timeout_s": 0.3, "body_timeout_s": 0.3, "body_bytes_max": 1_000}
+    with running(tmp_path / "store", **options) as service, raw_socket(service) as made:
+        made.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert made.recv(15) == b"HTTP/1.1 200 OK"
+        time.sleep(0.05)  # until the rest of the answer is there
+        made.sendall(more)
+        time.sleep(0.05)
+        if len(more) > 2:
+            made.sendall(b"x")
+        read_all(made)
+        wait_for_connections(service, 0)
+
+
+@pytest.mark.parametrize("closes", [b"", b"connection: close\r\n"])
+def test_answers_that_nobody_takes_are_let_go(tmp_path: Path, closes: bytes) -> None:
+    with running(tmp_path / "store", body_timeout_s=0.3, idle_timeout_s=0.3) as service:
+        with service.connect() as store:
+            store.collection("docs", dim=4_000).load(np.ones((300, 4_000), np.float32))
+        body = json.dumps({"ids": list(range(300))}).encode()
+        head = HEAD.replace(b"/query", b"/vectors") + b"content-length: %d\r\n" % len(body)
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+        parts = urlsplit(service.url)
+        made.connect((parts.hostname, parts.port))
+        with made:
+            for _ in range(3):
+                made.sendall(head + closes + b"\r\n" + body)
+            assert made.recv(15) == b"HTTP/1.1 200 OK"
+            wait_for_connections(service, 0)
+            until = time.monotonic() + 10
+            while service.process.service.metrics.running:
+                assert time.monotonic() < until, "a call waits for its caller"
+                time.sleep(0.01)
+
+
+def test_fields_behind_a_body_are_none_of_the_head(small: Running) -> None:
+    chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    rest = b"host: evil.example\r\nx-request-id: from-behind\r\n"
+    with raw_socket(small) as made:
+        made.sendall(chunked + b'15\r\n{"vector": [1,0,0,0]}\r\n0\r\n' + rest + b"\r\n")
+        got = made.recv(65_536)
+        assert got.startswith(b"HTTP/1.1 200")
+        assert b"from-behind" not in got
+    with raw_socket(small) as made:
+        made.sendall(chunked + b"2\r\n{}\r\n0\r\n" + b"x: 0123456789\r\n" * 5_000)
+        assert read_all(made).split(b" ")[1] == b"431"
+
+
+@pytest.mark.parametrize("name", [b"host", b"authorization", b"idempotency-key"])
+def test_what_is_decided_by_comes_once(small: Running, name: bytes) -> None:
+    head = b"GET /v1/collections HTTP/1.1\r\nhost: localhost\r\nx: 1\r\nx: 2\r\n"
+    for count, status in ((1, b"200"), (2, b"400")):
+        more = b"".join(name + b": localhost\r\n" for _ in range(count - (name == b"host")))
+        with raw_socket(small) as made:
+            made.sendall(head + more + b"\r\n")
+            assert made.recv(65_536).split(b" ")[1] == status
+
+
+def test_long_paths_are_not_remembered(small: Running) -> None:
+    kept = routes._kept_route.cache_info().currsize
+    for letter in "abc":
+        assert small.call("GET", f"/v1/collections/{letter * 2_000}").status == 400
+        assert small.call("POST", f"{DOCS}/count?tenant={letter * 2_000}", {}).status == 400
+    assert routes._kept_route.cache_info().currsize <= kept + 1
+    assert routes._kept_tenants.cache_info().currsize == 0 or kept
+
+
+@pytest.mark.parametrize("passes_on", [False, True])
+def test_a_body_that_trickles_in(tmp_path: Path, passes_on: bool) -> None:
+    """All of a body has one time limit, wherever it is going."""
+    with running(tmp_path / "store", body_timeout_s=0.5) as service:
+        if passes_on:
+            service.process.service.forwarder = Forwarder(f"{tmp_path / 'nowhere'}")
+        with raw_socket(service) as made:
+            made.sendall(HEAD.replace(b"/query", b"/upsert") + b"content-length: 100\r\n\r\n")
+            began = time.monotonic()
+            made.settimeout(0.1)
+            got = b""
+            while not got and time.monotonic() - began < 8:
+                made.sendall(b"{")
+                with contextlib.suppress(TimeoutError):
+                    got = made.recv(65_536)
+            assert got.split(b" ")[1] == b"408"
 
 
 def test_a_caller_that_leaves_in_the_middle(small: Running) -> None:
@@ -350,6 +502,11 @@ def test_a_wrong_line_is_named_and_what_came_before_stays(small: Running) -> Non
             assert "512 rows before it were stored" in answer.error[1]
             assert copy.count() == 512
         assert small.call("POST", "/v1/collections/lines/import", b"\x1f\x8bxx").status == 400
+        packed = [gzip.compress(f"{line}\n".encode()) for line in good]
+        answer = small.call("POST", "/v1/collections/lines/import", b"".join(packed))
+        assert answer.json == {"rows": 600}, "every member of a gzip file is read"
+        for cut in (b"".join(packed)[:-4], packed[0] + b"more"):
+            assert small.call("POST", "/v1/collections/lines/import", cut).status == 400
         assert small.call("POST", "/v1/collections/lines/import", b"").json == {"rows": 0}
         store.drop("lines")
 
@@ -449,4 +606,25 @@ def test_an_export_that_nobody_takes_is_let_go(tmp_path: Path) -> None:
                 assert time.monotonic() < until, "the export goes on"
                 time.sleep(0.02)
             assert figures(service)["vecstore_transactions_behind"] == 0
+            made.close()
+
+
+def test_streams_do_not_hold_up_maintenance(tmp_path: Path) -> None:
+    with running(tmp_path / "store") as service:
+        with service.connect() as store:
+            docs = store.collection("docs", dim=256)
+            docs.load(np.random.default_rng(0).normal(size=(6_000, 256)).astype(np.float32))
+        head = b"GET /v1/collections/docs/export HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        taken = []
+        for _ in range(4):
+            made = socket.socket()
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+            parts = urlsplit(service.url)
+            made.connect((parts.hostname, parts.port))
+            made.sendall(head)
+            assert made.recv(100)
+            taken.append(made)
+        assert service.call("POST", "/v1/check", timeout_s=10).json == {"violations": []}
+        assert service.process.service.runner.waiting >= 4, "the exports go on"
+        for made in taken:
             made.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -107,6 +108,10 @@ def test_what_is_kept_of_a_key(tmp_path: Path) -> None:
     path = tmp_path / "store"
     key = run("keys", "add", path, "--role", "admin", "--tenant", "ü").stdout.strip()
     file = keys_beside(path)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text("of somebody else")
+    part.chmod(0o644)
+    run("keys", "add", path, "--role", "read")
     secret = key.split("_", 2)[2]
     assert secret not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
@@ -118,6 +123,14 @@ def test_what_is_kept_of_a_key(tmp_path: Path) -> None:
             ring.find(key)
         with pytest.raises(vecstore.InvalidArgumentError, match="no file of keys"):
             KeyFile(file).add("read")
+
+
+def test_an_id_that_the_limits_cannot_count_is_no_key(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "k")
+    key, _ = file.add("read", calls_at_once=1)
+    file.path.write_text(file.path.read_text().replace(key.id, "x" * 33))
+    with pytest.raises(vecstore.InvalidArgumentError, match="no file of keys"):
+        file.read()
 
 
 def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
@@ -222,6 +235,20 @@ def test_what_a_key_of_one_tenant_may_do(guarded: Guarded) -> None:
         assert service.call("POST", f"{NOTES}/count", {}, key=guarded.keys["a write"]).error[0] == (
             "TenantRequiredError"
         )
+
+
+def test_a_key_of_one_tenant_sees_all_of_its_own(guarded: Guarded) -> None:
+    packed = guarded.call("a read", "GET", f"{NOTES}/export?tenant=a")
+    assert packed.status == 200, packed.body
+    lines = [json.loads(line) for line in gzip.decompress(packed.body).splitlines()]
+    assert [(line["id"], line["tenant"]) for line in lines] == [(1, "a"), (2, "a")]
+    shown = guarded.call("a read", "GET", f"{NOTES}/map?tenant=a")
+    assert shown.json["stats"]["rows_fresh"] == 2
+    for path in ("export", "map"):
+        for query in ("", "?tenant=globex", "?tenant=a&tenant=globex"):
+            answer = guarded.call("a read", "GET", f"{NOTES}/{path}{query}")
+            assert answer.status in (400, 403)
+            assert b"secret" not in answer.body
 
 
 def test_a_key_that_reads_meets_a_store_that_is_read(guarded: Guarded) -> None:
@@ -454,6 +481,78 @@ def test_a_write_under_one_key_is_carried_out_once(service: Running) -> None:
         store.drop("once")
 
 
+WRITES: list[tuple[str, str, Any]] = [
+    ("PUT", "/v1/collections/new", {"dim": 3}),
+    ("POST", f"{NOTES}/add?tenant=a", {"ids": [61], "vectors": [ONE]}),
+    ("POST", f"{NOTES}/upsert?tenant=a", {"ids": [62], "vectors": [ONE]}),
+    ("POST", f"{NOTES}/load", {"ids": [63], "vectors": [ONE], "tenants": [["a", "b"]]}),
+    ("POST", f"{NOTES}/grant?tenant=a", {"ids": [61, 62], "to": "b"}),
+    ("POST", f"{NOTES}/revoke?tenant=a", {"ids": [61, 62], "from": "b"}),
+    ("POST", f"{NOTES}/delete?tenant=a", {"ids": [62, 99]}),
+    ("POST", f"{NOTES}/delete?tenant=nobody", {"ids": [62]}),
+    ("PUT", f"{NOTES}/tenants/a/quota", {"rows": 9}),
+    ("DELETE", f"{NOTES}/tenants/b", None),
+    ("DELETE", "/v1/collections/old", None),
+]
+
+
+def test_a_write_is_carried_out_once_whichever_process_writes(tmp_path: Path) -> None:
+    """Every verb, before and after the process that wrote has ended with all it knew."""
+    path = tmp_path / "store"
+    with running(path) as service, service.connect() as store:
+        store.collection("notes", dim=2, tenants=True)
+        store.collection("old", dim=2)
+    told = []
+    for replayed in (False, True):
+        with running(path) as service:
+            for place, (method, target, body) in enumerate(WRITES):
+                headers = {"Idempotency-Key": f"w{place}"}
+                answer = service.call(method, target, body, headers=headers)
+                assert answer.status == 200, (target, answer.body)
+                assert ("idempotent-replay" in answer.headers) is replayed, target
+                told.append(answer.body)
+                other = service.call(method, target + "x", body, headers=headers)
+                assert other.status >= 400
+            with service.connect() as store:
+                notes = store.collection("notes")
+                assert notes.tenants() == ["a"]
+                own = notes.tenant("a")
+                assert [hit and hit.id for hit in own.get([61, 62, 63])] == [61, None, 63]
+                assert store.collections() == ["new", "notes"]
+                assert store.check() == []
+                # What would follow if one of them were carried out a second time.
+                if not replayed:
+                    own.delete([61])
+                    own.upsert([61], [[0.0, 1.0]])
+                else:
+                    assert own.vectors([61]).tolist() == [[0.0, 1.0]]
+    assert told[: len(WRITES)] == told[len(WRITES) :]
+    assert b'{"count":2}' in told
+    assert {verb.name for verb in VERBS.values() if verb.leaves_receipt} == {
+        "create", "add", "upsert", "load", "grant", "revoke", "delete", "set_quota", "drop_tenant",
+        "drop",
+    }  # fmt: skip
+
+
+def test_an_import_takes_no_idempotency_key(service: Running) -> None:
+    answer = service.call(
+        "POST", "/v1/collections/none/import", b"", headers={"Idempotency-Key": "x"}
+    )
+    assert answer.error[0] == "InvalidArgumentError"
+
+
+def test_receipts_of_callers_are_apart(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with vecstore.open(path) as store:
+        store.collection("notes", dim=2, tenants=True)
+    keys = [run_json("keys", "add", path, "--role", "write")["key"] for _ in range(2)]
+    body, headers = {"ids": [1], "vectors": [ONE]}, {"Idempotency-Key": "same"}
+    target = f"{NOTES}/add?tenant=a"
+    for key, status in ((keys[0], 200), (keys[1], 409), (keys[0], 200)):
+        with running(path) as service:  # nothing is left but what the store holds
+            assert service.call("POST", target, body, key=key, headers=headers).status == status
+
+
 def test_idempotency_keys_of_callers_are_apart(guarded: Guarded) -> None:
     body = {"ids": [55], "vectors": [ONE]}
     path = f"{NOTES}/add?tenant=a"
@@ -482,6 +581,8 @@ def test_errors_name_no_path_and_no_code(tmp_path: Path, monkeypatch: Any) -> No
             MemoryError(),
             vecstore.CorruptionError(f"{path} is damaged.", collection="docs", extent=3),
             vecstore.DiskFullError(f"No room in {path}."),
+            vecstore.DiskFullError(f"No room in {service.options.copies}x/store."),
+            vecstore.VecstoreError(f"{keys_beside(path)} is damaged."),
         ]
         for failure in failures:
 
@@ -494,16 +595,18 @@ def test_errors_name_no_path_and_no_code(tmp_path: Path, monkeypatch: Any) -> No
             assert answer.status >= 500
             assert f"{tmp_path}" not in answer.body.decode()
             assert "Traceback" not in answer.body.decode()
+            assert "of of" not in answer.body.decode()
             if isinstance(failure, vecstore.CorruptionError):
                 assert answer.json["error"]["details"]["extent"] == 3
         assert service.call("GET", "/v1/collections/docs/stats").status == 200
 
 
-def test_the_log_is_json_and_has_the_request(service: Running, capfd: Any) -> None:
+def test_the_log_is_json_and_has_the_request(service: Running, service_log: Path) -> None:
+    before = service_log.stat().st_size
     service.call("GET", "/v1/collections/none", headers={"X-Request-Id": "mine-1"})
     service.call("GET", "/v1/collections/none", headers={"X-Request-Id": "no good!"})
     time.sleep(0.05)
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    lines = [json.loads(line) for line in service_log.read_bytes()[before:].splitlines()]
     calls = [line for line in lines if line["event"] == "call"]
     assert calls[0]["request_id"] == "mine-1"
     assert calls[0]["status"] == 404

@@ -27,7 +27,7 @@ def serve(
     workers: Annotated[
         int,
         typer.Option(
-            min=0, max=64, help="Processes that read, beside one that writes; 0: one for both."
+            min=0, max=64, help="Processes that read, beside one that writes; 0: it reads too."
         ),
     ] = 0,
     keys: Annotated[

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -158,7 +159,7 @@ class RemoteStore:
                     with tarfile.open(fileobj=stream, mode="r|") as tar:
                         tar.extractall(part, filter="data")
                     stream.read()
-                except (tarfile.TarError, OSError, EOFError) as error:
+                except (tarfile.TarError, OSError, EOFError, HTTPException) as error:
                     raise UnavailableError(
                         f"The backup was cut off ({error}); try again."
                     ) from error

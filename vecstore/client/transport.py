@@ -1,7 +1,7 @@
 """Calls over HTTP: connections kept for the next call, bodies, errors, repeated tries.
 
-A call that was lost on its way is made again if that cannot do harm: reads, and writes that leave
-the same however often they come, or that carry an idempotency key. One that the service sends
+A call that was lost on its way is made again: reads, because they do no harm, and writes, because
+they carry an idempotency key, so that the service carries them out once. One that the service sends
 away because it has too much to do is made again after the time that it asks for, as long as
 patience lasts.
 """
@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vecstore.errors import (
-    DuplicateIdError,
     InvalidArgumentError,
     ServiceTimeoutError,
     StoreClosedError,
@@ -33,7 +32,7 @@ from vecstore.errors import (
 from vecstore.wire.bodies import FaultBody
 from vecstore.wire.encoding import Decoder, Form, encode, parse_form
 from vecstore.wire.faults import error_of
-from vecstore.wire.verbs import VERBS, Verb, Where
+from vecstore.wire.verbs import VERBS, Verb
 
 _IDLE_MAX: Final = 16
 _FIRST_PAUSE_S: Final = 0.05
@@ -127,7 +126,7 @@ class Transport:
         if body is not None:
             raw, form = _encoded(body, self._form)
             headers["Content-Type"] = form.value
-        if verb.where is Where.WRITER and not verb.repeatable:
+        if verb.takes_key:
             headers["Idempotency-Key"] = secrets.token_hex(16)
         target = verb.url(names or {}, tenants)
         status, media_type, answer = self._answered(verb, target, raw, headers)
@@ -169,25 +168,21 @@ class Transport:
     ) -> tuple[int, str, bytes]:
         """Make a call, and make it again while that may help."""
         until = time.monotonic() + self._patience_s
-        pause_s, lost = _FIRST_PAUSE_S, False
+        pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                status, answered, answer, again = self._once(verb, target, raw, headers)
-                lost = lost or again
+                status, answered, answer = self._once(verb, target, raw, headers)
             except TimeoutError as error:
                 raise ServiceTimeoutError(
                     f"{self.url} did not answer within {self._timeout_s:g} s; a write may have "
                     f"been carried out."
                 ) from error
             except (OSError, http.client.HTTPException) as error:
-                lost = lost or isinstance(error, _LOST)
                 if time.monotonic() + pause_s > until:
                     raise self._lost(error) from error
                 wait_s = pause_s
             else:
                 media_type = answered.get("Content-Type", "")
-                if status == 409 and lost and verb.name == "add":
-                    _explain_lost_add(_failure(status, media_type, answer))
                 wait_s = max(pause_s, _seconds(answered.get("Retry-After")))
                 again = status in (429, 503) and "Retry-After" in answered
                 if not again or time.monotonic() + wait_s > until:
@@ -197,9 +192,8 @@ class Transport:
 
     def _once(
         self, verb: Verb, target: str, raw: bytes, headers: dict[str, str]
-    ) -> tuple[int, Any, bytes, bool]:
-        """Make a call; also whether a connection was lost with it before."""
-        lost = False
+    ) -> tuple[int, Any, bytes]:
+        """Make a call, on a fresh connection if the known ones are lost."""
         for _ in range(_IDLE_MAX + 1):
             connection, used = self._take()
             try:
@@ -208,9 +202,8 @@ class Transport:
                 answer = response.read()
             except _LOST:
                 connection.close()
-                if not used:
+                if not used:  # else it was closed at this very moment; a fresh one tells more
                     raise
-                lost = True  # closed at this very moment; a fresh one tells more
             except BaseException:
                 connection.close()
                 raise
@@ -219,7 +212,7 @@ class Transport:
                     connection.close()
                 else:
                     self._put(connection)
-                return response.status, response.headers, answer, lost
+                return response.status, response.headers, answer
         raise UnavailableError(f"{self.url} closes all connections.")
 
     def _take(self) -> tuple[http.client.HTTPConnection, bool]:
@@ -297,15 +290,6 @@ def _failure(status: int, media_type: str, answer: bytes) -> VecstoreError:
         except (InvalidArgumentError, msgspec.MsgspecError):
             pass
     return UnavailableError(f"The service answered with status {status} and {media_type!r}.")
-
-
-def _explain_lost_add(error: VecstoreError) -> None:
-    """Raise for an `add` that was repeated and then found its ids."""
-    if isinstance(error, DuplicateIdError):
-        raise UnavailableError(
-            f"The service ended during the call, which was repeated and then refused ({error}). "
-            f"It may have been carried out the first time; look before you go on."
-        )
 
 
 def _seconds(text: str | None) -> float:

@@ -31,6 +31,7 @@ class Kind(IntEnum):
     GRANTEES = 15  # c, GRANTEES, row u32         -> tenants u32 to whom the row is granted
     PENDING = 16  # c, PENDING, tenant u32, row u32  -> granted, in no posting of the tenant yet
     REVOKED = 17  # c, REVOKED, tenant u32, row u32  -> in a posting of the tenant, not its any more
+    RECEIPT = 18  # 0, RECEIPT, place u32         -> ReceiptRecord; below RECEIPTS_MAX
 
 
 _PREFIX: Final = struct.Struct(">IB")
@@ -45,6 +46,9 @@ assert LOG_HEAD.size == 8
 
 DEAD_PAGE_ROWS: Final = 32_768
 """Rows of one stored page of the dead-row bitmap (4 KB)."""
+
+RECEIPTS_MAX: Final = 10_000
+"""Receipts that a store keeps."""
 
 TENANT_NONE: Final = 0
 """The one tenant of a collection without tenants; others are numbered from 1."""

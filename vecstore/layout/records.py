@@ -114,6 +114,16 @@ class ChangeRecord(msgspec.Struct, frozen=True):
     extents: bool = False
 
 
+class ReceiptRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A write that was carried out under a key of its caller; see `vecstore.receipts`."""
+
+    number: int
+    at: float  # seconds since 1970
+    key: bytes
+    fingerprint: bytes
+    result: int
+
+
 _packer = msgspec.msgpack.Encoder()
 
 

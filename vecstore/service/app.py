@@ -10,7 +10,6 @@ left out; msgspec checks bodies by the types that the OpenAPI document is made f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -24,26 +23,69 @@ from vecstore.errors import (
 from vecstore.service import transfer
 from vecstore.service.exchange import BodyTimeoutError, Exchange, Receive, Scope, Send
 from vecstore.service.forward import Forwarder
-from vecstore.service.handlers import Call, carry_out
+from vecstore.service.handlers import Call, carry_out, tell_again
 from vecstore.service.keys import Key, KeyNeededError, KeyRing
 from vecstore.service.limits import Limits
 from vecstore.service.logs import log, log_failure
 from vecstore.service.metrics import OTHER, Metrics
 from vecstore.service.open_routes import OPEN_ROUTES, hold_origin
 from vecstore.service.options import Options
-from vecstore.service.replies import Replies
+from vecstore.service.replies import Replies, fingerprint_of, key_was_used, place_of
 from vecstore.service.routes import Match, NoRouteError, find_route, find_tenants
 from vecstore.service.runner import Runner
 from vecstore.service.scope import Stores
+from vecstore.store import receipts_of
 from vecstore.wire.bodies import Fault, FaultBody
 from vecstore.wire.encoding import JSON_TYPE, Decoder, Form, encode, parse_form
 from vecstore.wire.faults import fault_of, status_of, unavailable
 from vecstore.wire.verbs import VERBS, Verb, Where
 
 _SLOW_S: Final = 1.0
+_AGAIN: Final = ((b"idempotent-replay", b"true"),)
 _DECODERS: Final = {
     verb.name: Decoder(verb.request) for verb in VERBS.values() if verb.request is not None
 }
+
+
+@dataclass(frozen=True)
+class Write:
+    """A call that writes, as the thread that writes carries it out.
+
+    Attributes
+    ----------
+    verb : Verb
+    call : Call
+    form : Form
+        Of its answer.
+    """
+
+    verb: Verb
+    call: Call
+    form: Form
+
+    def carry_out(self) -> bytes:
+        """Carry it out; returns the body of its answer."""
+        return encode(carry_out(self.verb.name, self.call), self.form)
+
+    def carry_out_once(self, key: bytes, fingerprint: bytes) -> tuple[bytes, bool]:
+        """Carry it out unless there is a receipt; also whether there was one.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The key came with another call.
+        """
+        store = self.call.stores.writing
+        if not self.verb.leaves_receipt or store is None:
+            return self.carry_out(), False
+        receipts = receipts_of(store)
+        found = receipts.find(key)
+        if found is None:
+            with receipts.carrying(key, fingerprint):
+                return self.carry_out(), False
+        if found.fingerprint != fingerprint:
+            raise key_was_used()
+        return encode(tell_again(self.verb, self.call, found.result), self.form), True
 
 
 @dataclass
@@ -91,6 +133,7 @@ class Service:
             self.metrics.begin()
         try:
             open_route = OPEN_ROUTES.get((exchange.method, exchange.raw_path))
+            exchange.refuse_repeated()
             hold_origin(exchange, self.options)
             if open_route is not None:
                 await open_route(self, exchange)
@@ -136,6 +179,8 @@ class Service:
         if exchange.query and not verb.tenants:
             raise InvalidArgumentError(f"{verb.name} takes no query string.")
         tenants = find_tenants(exchange.query)
+        if b"idempotency-key" in exchange.headers and verb.name in transfer.STREAMS:
+            raise InvalidArgumentError(f"{verb.name} takes no Idempotency-Key; leave it out.")
         if verb.where is Where.WRITER and self.forwarder is not None:
             await self._pass_on(self.forwarder, verb, exchange)
             return
@@ -152,59 +197,52 @@ class Service:
         elif raw:
             raise InvalidArgumentError(f"{verb.name} takes no body.")
         answer_form = _answer_form(exchange, form)
-        work = partial(_work, verb.name, call, answer_form)
         if verb.where is Where.WRITER:
-            await self._write(verb, key, exchange, raw, answer_form, work)
+            await self._write(key, exchange, raw, Write(verb, call, answer_form))
             return
+        work = partial(_work, verb.name, call, answer_form)
         body = await self.runner.run(verb, _kind(call, verb), work)
         await exchange.answer(200, body, answer_form.value)
 
-    async def _write(
-        self,
-        verb: Verb,
-        key: Key,
-        exchange: Exchange,
-        raw: bytes,
-        form: Form,
-        work: Callable[[], bytes],
-    ) -> None:
+    async def _write(self, key: Key, exchange: Exchange, raw: bytes, write: Write) -> None:
         """Carry out a verb that writes; at most once under one idempotency key."""
+        verb, media_type = write.verb, write.form.value
         once = exchange.text("idempotency-key")
         if once is None:
-            body = await self.runner.run(verb, verb.name, work)
-            await exchange.answer(200, body, form.value)
+            body = await self.runner.run(verb, verb.name, write.carry_out)
+            await exchange.answer(200, body, media_type)
             return
-        parts = (verb.name.encode(), exchange.raw_path, exchange.query, form.value.encode(), raw)
-        known = await self.replies.earlier(key.id, once, *parts)
+        asked = (verb.name.encode(), exchange.raw_path, exchange.query, media_type.encode(), raw)
+        place, fingerprint = place_of(key.id, once), fingerprint_of(*asked)
+        known = await self.replies.earlier(place, fingerprint)
         if known is None:
             try:
-                body = await self.runner.run(verb, verb.name, work)
+                work = partial(write.carry_out_once, place, fingerprint)
+                body, again = await self.runner.run(verb, verb.name, work)
             except VecstoreError as error:
                 status = status_of(error)
                 if status < 500 and status != 429:
                     body = encode(self._fault(error, exchange), Form.JSON)
-                    self.replies.keep(key.id, once, status, body, JSON_TYPE)
+                    self.replies.keep(place, status, body, JSON_TYPE)
                 else:
-                    self.replies.forget(key.id, once)
+                    self.replies.forget(place)
                 raise
             except BaseException:
-                self.replies.forget(key.id, once)
+                self.replies.forget(place)
                 raise
-            self.replies.keep(key.id, once, 200, body, form.value)
-            await exchange.answer(200, body, form.value)
+            self.replies.keep(place, 200, body, media_type)
+            await exchange.answer(200, body, media_type, _AGAIN if again else ())
             return
-        again = ((b"idempotent-replay", b"true"),)
-        await exchange.answer(known.status, known.body, known.media_type, again)
+        await exchange.answer(known.status, known.body, known.media_type, _AGAIN)
 
     async def _pass_on(self, forwarder: Forwarder, verb: Verb, exchange: Exchange) -> None:
         """Let the process that writes carry out a verb."""
         target = exchange.raw_path + (b"?" + exchange.query if exchange.query else b"")
         body: Any
         if verb.name in transfer.STREAMS:
-            body = exchange.chunks(None)
+            body = exchange.chunks()
         else:
-            parts = [chunk async for chunk in exchange.chunks(self.options.body_bytes_max)]
-            body = b"".join(parts)
+            body = await exchange.raw_body()
         status, headers, answer = await forwarder.call(
             verb, target, exchange.raw_headers, body, exchange.request_id
         )
@@ -219,7 +257,7 @@ class Service:
     # --- failures --------------------------------------------------------------------------
 
     def _fault(self, error: BaseException, exchange: Exchange) -> FaultBody:
-        return FaultBody(fault_of(error, f"{self.options.path}"), exchange.request_id)
+        return FaultBody(fault_of(error, self.options.hidden), exchange.request_id)
 
     async def _fail(self, exchange: Exchange, error: Exception, name: str) -> None:
         status = status_of(error)

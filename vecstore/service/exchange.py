@@ -7,12 +7,12 @@ import itertools
 import os
 import re
 import secrets
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from vecstore.errors import InvalidArgumentError, RequestTooLargeError, ServiceTimeoutError
 from vecstore.service.options import Options
+from vecstore.service.packing import Unpacker
 from vecstore.wire.faults import unavailable
 
 Scope = dict[str, Any]
@@ -21,6 +21,12 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _START: Final = secrets.token_hex(3)
 _NUMBERS: Final = itertools.count()
+_ONCE: Final = frozenset(
+    {
+        b"authorization", b"content-encoding", b"host", b"idempotency-key", b"origin",
+        b"sec-fetch-site",
+    }
+)  # fmt: skip
 _SAFE: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -76,30 +82,46 @@ class Exchange:
         value = self.headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
-    async def chunks(self, limit: int | None) -> AsyncIterator[bytes]:
-        """Give the body as it comes.
+    def refuse_repeated(self) -> None:
+        """Refuse a head that says twice what is decided by: others may have gone by the other one.
 
         Raises
         ------
-        RequestTooLargeError
-            It has more bytes than `limit`.
+        InvalidArgumentError
+        """
+        if len(self.headers) == len(self.raw_headers):
+            return
+        names = [name for name, _ in self.raw_headers]
+        for name in _ONCE.intersection(names):
+            if names.count(name) > 1:
+                raise InvalidArgumentError(f"{name.decode().title()} comes twice; send it once.")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body as it comes, however long it is.
+
+        Raises
+        ------
         BodyTimeoutError
             A chunk did not come in time.
         InvalidArgumentError
             The caller went away.
         """
-        self._hold_length(limit)
         more = True
         while more:
             try:
                 async with asyncio.timeout(self._options.body_timeout_s):
-                    chunk, more = await self._next(limit)
+                    chunk, more = await self._next(None)
             except TimeoutError:
                 raise BodyTimeoutError("The body did not come in time.") from None
             yield chunk
 
-    async def body(self) -> bytes:
-        """Return the whole body, unpacked if it is gzipped; raises as `chunks` does."""
+    async def raw_body(self) -> bytes:
+        """Return the whole body as it came.
+
+        Raises
+        ------
+        RequestTooLargeError, BodyTimeoutError, InvalidArgumentError
+        """
         limit = self._options.body_bytes_max
         self._hold_length(limit)
         try:
@@ -113,16 +135,30 @@ class Exchange:
                     raw = b"".join(parts)
         except TimeoutError:
             raise BodyTimeoutError("The body did not come in time.") from None
-        encoding = self.headers.get(b"content-encoding")
-        if encoding is None or encoding == b"identity":
+        return raw
+
+    async def body(self) -> bytes:
+        """Return the whole body, unpacked if it is gzipped; raises as `raw_body` does."""
+        raw = await self.raw_body()
+        encoding = self.headers.get(b"content-encoding", b"identity").lower()
+        if encoding == b"identity":
             return raw
         if encoding != b"gzip":
             raise InvalidArgumentError(f"Content-Encoding is {encoding!r}; use gzip, or none.")
-        return unpack(raw, limit)
+        limit = self._options.body_bytes_max
+        unpacker, parts, size = Unpacker(), [], 0
+        for part in unpacker.pieces(raw):
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            self._hold(len(part))
+            parts.append(part)
+        unpacker.end()
+        return b"".join(parts)
 
-    def _hold_length(self, limit: int | None) -> None:
+    def _hold_length(self, limit: int) -> None:
         length = self.headers.get(b"content-length", b"")
-        if limit is not None and length.isdigit() and int(length) > limit:
+        if length.isdigit() and int(length) > limit:
             raise _too_large(limit)
 
     async def _next(self, limit: int | None) -> tuple[bytes, bool]:
@@ -134,11 +170,15 @@ class Exchange:
         if limit is not None:
             if self.body_bytes > limit:
                 raise _too_large(limit)
-            self.held_bytes += len(chunk)
-            self._held.bodies_bytes += len(chunk)
-            if self._held.bodies_bytes > self._options.bodies_bytes_max:
-                raise unavailable("The service holds too many large bodies; try again.")
+            self._hold(len(chunk))
         return chunk, message.get("more_body", False)
+
+    def _hold(self, size: int) -> None:
+        """Count bytes that are held until the call ends."""
+        self.held_bytes += size
+        self._held.bodies_bytes += size
+        if self._held.bodies_bytes > self._options.bodies_bytes_max:
+            raise unavailable("The service holds too many large bodies; try again.")
 
     async def answer(
         self,
@@ -211,25 +251,6 @@ class Exchange:
         """Wait until the caller goes away."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def unpack(raw: bytes, limit: int) -> bytes:
-    """Unpack gzip, up to a limit.
-
-    Raises
-    ------
-    RequestTooLargeError, InvalidArgumentError
-    """
-    unpacker = zlib.decompressobj(31)
-    try:
-        body = unpacker.decompress(raw, limit)
-    except zlib.error as error:
-        raise InvalidArgumentError(f"The body is no gzip ({error}).") from None
-    if unpacker.unconsumed_tail:
-        raise _too_large(limit)
-    if not unpacker.eof:
-        raise InvalidArgumentError("The gzip body is cut short.")
-    return body
 
 
 def _too_large(limit: int) -> RequestTooLargeError:

@@ -20,6 +20,9 @@ WAIT_S: Final = 3.0
 
 _PAUSE_S: Final = 0.02
 _IDLE_MAX: Final = 32
+_IDLE_S: Final = 20.0
+"""Well before the other side closes a connection, which a call could meet on its way."""
+
 _HEAD_BYTES_MAX: Final = 1 << 16
 PASSED: Final = (
     b"authorization",
@@ -43,7 +46,7 @@ class Forwarder:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._idle: list[_Connection] = []
+        self._idle: list[tuple[_Connection, float]] = []
 
     async def call(
         self,
@@ -63,6 +66,7 @@ class Forwarder:
         head = [verb.method.encode() + b" " + target + b" HTTP/1.1", b"host: localhost"]
         head += [name + b": " + value for name, value in headers if name in PASSED]
         head.append(b"x-request-id: " + request_id.encode())
+        has_key = any(name == b"idempotency-key" for name, _ in headers)
         streamed = not isinstance(body, bytes)
         if isinstance(body, bytes):
             head.append(b"content-length: " + str(len(body)).encode())
@@ -72,18 +76,20 @@ class Forwarder:
         until = time.monotonic() + WAIT_S
         while True:
             reader, writer = connection = await self._connect(until)
+            whole = True
             try:
                 writer.write(start)
                 if isinstance(body, bytes):
                     writer.write(body)
                     await writer.drain()
+                    answer = await _read(reader)
                 else:
-                    await _stream(writer, body)
-                answer = await _read(reader)
+                    answer, whole = await _stream(reader, writer, body)
             except (OSError, EOFError, ValueError) as error:
                 writer.close()
                 # A call that was passed on may have been carried out.
-                if verb.repeatable and not streamed and time.monotonic() < until:
+                again = verb.repeatable or (verb.leaves_receipt and has_key)
+                if again and not streamed and time.monotonic() < until:
                     continue
                 raise UnavailableError(
                     "The process that writes ended while it had the call, which may have been "
@@ -92,16 +98,18 @@ class Forwarder:
             except BaseException:
                 writer.close()
                 raise
-            if len(self._idle) < _IDLE_MAX and answer[1].get(b"connection") != b"close":
-                self._idle.append(connection)
+            stays = whole and answer[1].get(b"connection") != b"close"
+            if stays and len(self._idle) < _IDLE_MAX:
+                self._idle.append((connection, time.monotonic()))
             else:
                 writer.close()
             return answer
 
     async def _connect(self, until: float) -> _Connection:
         while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof() and not writer.is_closing():
+            (reader, writer), since = self._idle.pop()
+            fresh = time.monotonic() - since < _IDLE_S
+            if fresh and not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.close()
         while True:
@@ -116,12 +124,30 @@ class Forwarder:
 
     def close(self) -> None:
         """Let go of all connections."""
-        for _, writer in self._idle:
+        for (_, writer), _ in self._idle:
             writer.close()
         self._idle.clear()
 
 
-async def _stream(writer: asyncio.StreamWriter, body: AsyncIterator[bytes]) -> None:
+async def _stream(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: AsyncIterator[bytes]
+) -> tuple[Answer, bool]:
+    """Pass a body on until it ends or is answered; also whether all of it was passed on."""
+    sending = asyncio.ensure_future(_send(writer, body))
+    answering = asyncio.ensure_future(_read(reader))
+    try:
+        await asyncio.wait([sending, answering], return_when=asyncio.FIRST_COMPLETED)
+        if sending.done() and not isinstance(sending.exception(), OSError):
+            sending.result()
+        answer = await answering
+        return answer, sending.done() and sending.exception() is None
+    finally:
+        for task in (sending, answering):
+            task.cancel()
+        await asyncio.gather(sending, answering, return_exceptions=True)
+
+
+async def _send(writer: asyncio.StreamWriter, body: AsyncIterator[bytes]) -> None:
     async for chunk in body:
         if chunk:
             writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")

@@ -17,9 +17,10 @@ from vecstore.errors import CollectionNotFoundError, InvalidArgumentError, Reque
 from vecstore.picture import picture
 from vecstore.service.metrics import Metrics
 from vecstore.service.options import Options
-from vecstore.service.scope import Stores, rows_of
+from vecstore.service.scope import Stores, rows_of, view_of
 from vecstore.wire import bodies
 from vecstore.wire.encoding import read_vector, read_vectors
+from vecstore.wire.verbs import Verb
 
 
 @dataclass(slots=True)
@@ -238,6 +239,13 @@ def carry_out(verb: str, call: Call) -> Any:
     return HANDLERS[verb](call)  # it was dropped and, maybe, made anew
 
 
+def tell_again(verb: Verb, call: Call, result: int) -> Any:
+    """Answer a call that was carried out before, by what its receipt says."""
+    if verb.answer is bodies.Number:
+        return bodies.Number(result)
+    return _info(call.docs) if verb.answer is bodies.CollectionInfo else bodies.Done()
+
+
 HANDLERS: Final[dict[str, Callable[[Call], Any]]] = {
     "query": _query,
     "search": _search,
@@ -265,7 +273,7 @@ HANDLERS: Final[dict[str, Callable[[Call], Any]]] = {
     "tuning": lambda call: {"tuning": call.docs.tuning()},
     "store_stats": lambda call: {"stats": _without_path(call.store.stats())},
     "activity": lambda call: {"stats": call.store.stats() and call.metrics.recent()},
-    "map": lambda call: {"stats": picture(call.rows)},
+    "map": lambda call: {"stats": picture(view_of(call.rows))},
     "keep_backup": _keep_backup,
     "check": lambda call: {"violations": call.store.check()},
     "repair": _repair,

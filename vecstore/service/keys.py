@@ -59,7 +59,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Calls that may run at the same time.
     """
 
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
     digest: str
     role: str
     tenant: str | None = None
@@ -168,7 +168,8 @@ class KeyFile:
             keys = change(self.read())
             raw = msgspec.json.format(msgspec.json.encode(_File(1, keys)), indent=1)
             part = self.path.with_name(f"{self.path.name}.part")
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            part.unlink(missing_ok=True)  # whoever made it, it is not to be written into
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(raw + b"\n")
                 file.flush()

@@ -1,4 +1,4 @@
-"""The log: JSON lines on stderr, with the id that the answer carries as X-Request-Id."""
+"""The log: JSON lines, on stderr by default, with the id that the answer has as X-Request-Id."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from typing import Any
 
 import msgspec
 
-_STDERR = 2
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
+_descriptor = 2
+
+
+def log_to(descriptor: int) -> None:
+    """Write the log of this process, and of those that it forks, to another open file."""
+    global _descriptor
+    _descriptor = descriptor
 
 
 def log(event: str, **facts: Any) -> None:
@@ -21,7 +27,7 @@ def log(event: str, **facts: Any) -> None:
         {"at": round(time.time(), 6), "event": event, "pid": os.getpid(), **facts}
     )
     with contextlib.suppress(OSError):
-        os.write(_STDERR, line + b"\n")
+        os.write(_descriptor, line + b"\n")
 
 
 class LogHandler(logging.Handler):

@@ -157,8 +157,10 @@ class Metrics:
 
 
 def _status(status: int) -> int:
-    if status < 400:
+    if 0 < status < 400:
         return 0
+    if not status:  # given up without an answer
+        return 4
     if status in (429, 503):
         return 2 if status == 429 else 3
     return 1 if status < 500 else 4

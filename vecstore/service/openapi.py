@@ -11,7 +11,7 @@ import msgspec
 from vecstore.wire import bodies
 from vecstore.wire.encoding import JSON_TYPE, LINES_TYPE, MSGPACK_TYPE
 from vecstore.wire.faults import STATUSES
-from vecstore.wire.verbs import VERBS, Verb, Where
+from vecstore.wire.verbs import VERBS, Verb
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _OTHER_STATUSES: Final = (401, 405, 408, 415, 500)
@@ -89,7 +89,7 @@ def _parameters(verb: Verb) -> list[dict[str, Any]]:
                 "schema": {"type": "array", "items": text},
             }
         )
-    if verb.where is Where.WRITER and verb.name != "import":
+    if verb.takes_key:
         parameters.append(
             {
                 "name": "Idempotency-Key",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from vecstore.errors import InvalidArgumentError
@@ -24,7 +25,7 @@ class Options:
     socket : Path or None
         A Unix-domain socket to listen on instead.
     workers : int
-        Processes that read, beside the one that writes; 0 reads and writes in one process.
+        Processes that read, beside the one that writes; with 0, that one does both.
     keys : Path
         File of keys; see `vecstore.service.keys`.
     backups : Path or None
@@ -85,6 +86,19 @@ class Options:
             object.__setattr__(self, "keys", keys_beside(self.path))
         if self.workers < 0:
             raise InvalidArgumentError(f"workers is {self.workers}; use 0 or more.")
+
+    @property
+    def copies(self) -> Path:
+        """How the folders are called in which backups are made that are streamed."""
+        return (self.backups or self.path.parent) / f".{self.path.name}.stream-"
+
+    @cached_property
+    def hidden(self) -> tuple[tuple[str, str], ...]:
+        """Paths that no caller is told, and what stands there instead; longer ones first."""
+        names = {self.path: "<store>", self.keys: "<keys>", self.copies: "<copy>"}
+        if self.backups is not None:
+            names[self.backups] = "<backups>"
+        return tuple(sorted(((f"{p}", s) for p, s in names.items()), key=lambda one: -len(one[0])))
 
     @property
     def is_local(self) -> bool:

@@ -10,6 +10,10 @@ from urllib.parse import unquote_to_bytes
 from vecstore.errors import InvalidArgumentError
 from vecstore.wire.verbs import VERBS, Verb
 
+_KEPT_MAX: Final = 4_096
+_KEPT_BYTES_MAX: Final = 1_024
+"""Longer ones are read anew each time, so that callers without a key cannot fill the memory."""
+
 _Shape = tuple[str | None, ...]
 
 
@@ -47,7 +51,6 @@ for _one, _methods in _ROUTES.items():
     _BY_LENGTH.setdefault(len(_one), []).append((_one, _methods))
 
 
-@lru_cache(4_096)
 def find_route(method: str, raw_path: bytes) -> Match:
     """Find the verb of a call; `raw_path` is percent-encoded, so names may hold slashes.
 
@@ -57,6 +60,12 @@ def find_route(method: str, raw_path: bytes) -> Match:
     InvalidArgumentError
         A name is no UTF-8.
     """
+    if len(raw_path) > _KEPT_BYTES_MAX:
+        return _find_route(method, raw_path)
+    return _kept_route(method, raw_path)
+
+
+def _find_route(method: str, raw_path: bytes) -> Match:
     parts = raw_path.decode("latin-1").split("/")
     for shape, methods in _BY_LENGTH.get(len(parts), ()):
         if any(want is not None and want != part for want, part in zip(shape, parts, strict=True)):
@@ -74,7 +83,9 @@ def find_route(method: str, raw_path: bytes) -> Match:
     raise NoRouteError(())
 
 
-@lru_cache(4_096)
+_kept_route = lru_cache(_KEPT_MAX)(_find_route)
+
+
 def find_tenants(query: bytes) -> tuple[str, ...] | None:
     """Read `tenant=...&tenant=...`; None when the query string is empty.
 
@@ -85,6 +96,10 @@ def find_tenants(query: bytes) -> tuple[str, ...] | None:
     """
     if not query:
         return None
+    return _find_tenants(query) if len(query) > _KEPT_BYTES_MAX else _kept_tenants(query)
+
+
+def _find_tenants(query: bytes) -> tuple[str, ...]:
     names = []
     for pair in query.decode("latin-1").split("&"):
         key, _, value = pair.partition("=")
@@ -95,6 +110,9 @@ def find_tenants(query: bytes) -> tuple[str, ...] | None:
             )
         names.append(decode_name(value.replace("+", " ")))
     return tuple(names)
+
+
+_kept_tenants = lru_cache(_KEPT_MAX)(_find_tenants)
 
 
 def decode_name(text: str) -> str:

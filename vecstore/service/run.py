@@ -148,8 +148,8 @@ class Process:
     async def _serve(self, listening: socket.socket, end: socket.socket | None) -> None:
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
+            # SIGINT of a terminal comes to all processes; the one above ends them in order.
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
         if end is not None:
             loop.add_reader(end, self.stop)
         opening = asyncio.ensure_future(asyncio.to_thread(self._open))

@@ -4,7 +4,8 @@ A query that takes 0.1 ms is answered in the event loop itself: handing it to a 
 costs as much again and gains nothing, since a process answers one after the other anyway. A verb
 is taken to be quick when calls of its kind (verb, collection, filtered or not, exact or not)
 were, on average; all others go to threads, where they hold up nobody. Writes have one thread,
-because the engine takes one at a time; what may take minutes has its own.
+because the engine takes one at a time; what may take minutes has its own, and so have streams,
+which take as long as their callers do: they must not hold up maintenance.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _WEIGHT: Final = 0.2
 _KINDS_MAX: Final = 4_096
 _READ_THREADS: Final = 4
 _SLOW_THREADS: Final = 2
+_STREAM_THREADS: Final = 8
 _MAY_BE_QUICK: Final = frozenset({"query", "count", "get", "vectors", "collection", "open"})
 
 
@@ -44,6 +46,7 @@ class Runner:
         self._reads = ThreadPoolExecutor(_READ_THREADS, "vecstore-read")
         self._writes = ThreadPoolExecutor(1, "vecstore-write")
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, "vecstore-slow")
+        self._streams = ThreadPoolExecutor(_STREAM_THREADS, "vecstore-stream")
         self._waiting = 0
 
     async def run(self, verb: Verb, kind: Any, work: Callable[[], Any]) -> Any:
@@ -68,7 +71,9 @@ class Runner:
         if self._waiting >= self._options.waiting_max:
             raise unavailable(f"{self._waiting} calls wait already; try again.")
         pool = self._reads
-        if verb.slow:
+        if verb.streams:
+            pool = self._streams
+        elif verb.slow:
             pool = self._slow
         elif verb.where is Where.WRITER:
             pool = self._writes
@@ -110,5 +115,5 @@ class Runner:
 
     def close(self) -> None:
         """Wait for what runs, and stop the threads."""
-        for pool in (self._reads, self._writes, self._slow):
+        for pool in (self._reads, self._writes, self._slow, self._streams):
             pool.shutdown()

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from vecstore.collection import Collection
     from vecstore.service.keys import Key
     from vecstore.store import Store
+    from vecstore.verbs import ReadVerbs
 
 _TENANT_VERBS: Final = frozenset(
     {
         "add", "count", "delete", "dim", "explain", "get", "query", "revoke", "search", "upsert",
-        "vectors", "rows",
+        "vectors",
     }
 )  # fmt: skip
 
@@ -187,6 +188,12 @@ def rows_of(docs: Any, tenants: tuple[str, ...] | None) -> Any:
     if docs.options["tenants"]:
         refuse_nameless(docs.name)
     return docs
+
+
+def view_of(rows: Any) -> ReadVerbs:
+    """View of the engine that the row verbs go to, for what reads through a view as a whole."""
+    view: ReadVerbs = rows._view if isinstance(rows, BoundTenant) else rows
+    return view
 
 
 def refuse_nameless(name: str) -> NoReturn:

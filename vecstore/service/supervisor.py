@@ -2,8 +2,9 @@
 
 All are forked from here, after everything was imported and before any store is open, so a killed
 process is back within a fraction of a second. Readers accept from one socket; what writes they
-pass on to the writer, over a socket in a folder that only this user may enter. When this process
-ends, however it does, the others notice and end as well.
+pass on to the writer, over a socket in a folder that only this user may enter. Without readers one
+process does both, and is started again like any other. When this process ends, however it does, the
+others notice and end as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +30,15 @@ from vecstore.service.metrics import PROCESSES_MAX, Metrics
 from vecstore.service.options import Options
 from vecstore.service.run import Part, Process, Shared
 from vecstore.service.sockets import listen, listen_at, url_of
+from vecstore.service.transfer import remove_copies
 
 _LOOK_S: Final = 0.02
 _PAUSE_MAX_S: Final = 1.0
 _STEADY_S: Final = 5.0
 _GRACE_S: Final = 5.0
+_SAY_S: Final = 0.5
+_DESCRIPTORS_KEPT: Final = 256
+"""For the store, its streams, and calls that are passed on."""
 
 
 def serve(options: Options, say: Callable[[str], Any] = lambda url: None) -> None:
@@ -58,17 +63,16 @@ def serve(options: Options, say: Callable[[str], Any] = lambda url: None) -> Non
         )
     if options.backups is not None and not options.backups.is_dir():
         raise InvalidArgumentError(f"{options.backups} is no folder; make it for backups.")
-    _raise_descriptors()
-    vecstore.open(options.path, "w").close()  # whatever is wrong is told here and now
+    options = _within_descriptors(options)
+    with vecstore.open(options.path, "w"):  # whatever is wrong is told here and now
+        remove_copies(options)
     listening = listen(options)
     shared = Shared(Metrics(), Limits(), KeyRing(options.keys).needed)
     try:
+        supervisor = _Supervisor(options, shared, listening)
         say(url_of(listening))
         log("listening", url=url_of(listening), store=f"{options.path}", workers=options.workers)
-        if options.workers:
-            _Supervisor(options, shared, listening).run()
-        else:
-            Process(options, Part.ALONE, 0, shared).run(listening)
+        supervisor.run()
     finally:
         listening.close()
         if options.socket is not None:
@@ -98,19 +102,19 @@ class _Supervisor:
         self._keys = KeyRing(options.keys, shared.needs_keys)
         self._stopping = False
         readers = [_Child(Part.READER, 1 + place) for place in range(options.workers)]
-        self._children = [_Child(Part.WRITER, 0), *readers]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._children = [_Child(Part.WRITER if readers else Part.ALONE, 0), *readers]
 
     def run(self) -> None:
         """Start all processes, and again those that end, until told to stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         try:
             while not self._stopping:
                 self._look()
                 time.sleep(_LOOK_S)
             # What was acknowledged is done; what readers passed on is finished first.
-            self._end_all(Part.READER)
-            self._end_all(Part.WRITER)
+            for part in (Part.READER, Part.WRITER, Part.ALONE):
+                self._end_all(part)
         finally:
             for child in self._children:
                 if child.pid:
@@ -166,22 +170,30 @@ class _Supervisor:
     def _end_all(self, part: Part) -> None:
         """Let processes finish what they have, up to the time that they are given."""
         running = [child for child in self._children if child.part is part and child.pid]
-        for child in running:
-            os.kill(child.pid, signal.SIGTERM)
         until = time.monotonic() + self._options.shutdown_timeout_s + _GRACE_S
-        while running and time.monotonic() < until:
+        say_at = 0.0
+        while running and (now := time.monotonic()) < until:
+            if now >= say_at:  # again and again: one that was just forked does not listen at once
+                say_at = now + _SAY_S
+                for child in running:
+                    os.kill(child.pid, signal.SIGTERM)
+            time.sleep(_LOOK_S)
             for child in list(running):
                 if os.waitpid(child.pid, os.WNOHANG)[0]:
                     child.pid = 0
                     running.remove(child)
-            time.sleep(_LOOK_S)
 
 
-def _raise_descriptors() -> None:
-    """Allow as many open connections as the system lets this user have."""
+def _within_descriptors(options: Options) -> Options:
+    """Have as many open files as the system allows, and no more connections than leave some."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return options
+    most = max(1, soft - min(_DESCRIPTORS_KEPT, soft // 2))
+    return replace(options, connections_max=min(options.connections_max, most))

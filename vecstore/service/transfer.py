@@ -7,6 +7,7 @@ caller costs memory for these blocks, and one that takes nothing for a while is 
 from __future__ import annotations
 
 import asyncio
+import glob
 import io
 import queue
 import shutil
@@ -31,19 +32,22 @@ from vecstore.errors import (
 )
 from vecstore.service.exchange import Exchange
 from vecstore.service.handlers import Call
+from vecstore.service.options import Options
+from vecstore.service.packing import PIECE_BYTES, Unpacker
+from vecstore.service.scope import view_of
 from vecstore.wire.bodies import Imported, OneId, Vector
 from vecstore.wire.encoding import Form, encode, read_vector
 from vecstore.wire.verbs import VERBS
 
 if TYPE_CHECKING:
     from vecstore.service.app import Service
+    from vecstore.verbs import ReadVerbs
 
 BLOCK_ROWS: Final = 512
 _AHEAD: Final = 4
-_PIECE_BYTES: Final = 1 << 18
 _LINE_BYTES_MAX: Final = 4 << 20
 _LEVEL: Final = 3
-_GZIP: Final = b"\x1f\x8b"
+_GZIP_BEGINS: Final = b"\x1f"
 
 
 class Line(msgspec.Struct):
@@ -59,15 +63,14 @@ _LINE = msgspec.json.Decoder(Line)
 
 
 async def _export(service: Service, exchange: Exchange, call: Call) -> None:
-    rows = call.rows
-    lines = _lines(getattr(rows, "rows", rows))
+    lines = _lines(view_of(call.rows))
     name = f"{call.names['collection']}.jsonl.gz".encode("ascii", "replace").decode()
     safe = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
     disposition = (b"content-disposition", f'attachment; filename="{safe}"'.encode())
     await exchange.stream(_from_thread(service, lines), "application/gzip", (disposition,))
 
 
-def _lines(view: Any) -> Iterator[bytes]:
+def _lines(view: ReadVerbs) -> Iterator[bytes]:
     """Pieces of gzipped JSON lines."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
     for block in dump(view, BLOCK_ROWS):
@@ -90,15 +93,13 @@ def _lines(view: Any) -> Iterator[bytes]:
 
 
 async def _backup(service: Service, exchange: Exchange, call: Call) -> None:
-    store = call.store
-    beside = service.options.backups or service.options.path.parent
-    pieces = _packed_backup(store.backup, beside)
+    pieces = _packed_backup(call.store.backup, service.options)
     await exchange.stream(_from_thread(service, pieces), "application/x-tar", ())
 
 
-def _packed_backup(back_up: Callable[[Path], None], beside: Path) -> Iterator[bytes]:
+def _packed_backup(back_up: Callable[[Path], None], options: Options) -> Iterator[bytes]:
     """Make a backup in a folder that goes again, and give it as a tar stream."""
-    folder = Path(tempfile.mkdtemp(prefix=".vecstore-backup-", dir=beside))
+    folder = Path(tempfile.mkdtemp(prefix=options.copies.name, dir=options.copies.parent))
     try:
         copy = folder / "store"
         back_up(copy)
@@ -117,6 +118,12 @@ def _packed_backup(back_up: Callable[[Path], None], beside: Path) -> Iterator[by
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_copies(options: Options) -> None:
+    """Remove what streams of a process that was killed left behind; none may run."""
+    for entry in options.copies.parent.glob(f"{glob.escape(options.copies.name)}*"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
 def _member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path, buffer: io.BytesIO
 ) -> Iterator[bytes]:
@@ -126,7 +133,7 @@ def _member(
     left = member.size
     with file.open("rb") as source:
         while left:
-            piece = source.read(min(_PIECE_BYTES, left))
+            piece = source.read(min(PIECE_BYTES, left))
             if not piece:
                 raise OSError(f"{file.name} got shorter while it was read.")
             left -= len(piece)
@@ -212,7 +219,7 @@ async def _import(service: Service, exchange: Exchange, call: Call) -> None:
         lines, size = [], 0
 
     try:
-        async for line in _split(exchange.chunks(None)):
+        async for line in _split(exchange.chunks()):
             number += 1
             if not line.strip():
                 continue
@@ -256,14 +263,14 @@ def _put(rows: Any, lines: list[tuple[int, bytes]]) -> int:
 async def _split(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Lines of a body, unpacked if it begins as gzip does."""
     rest = b""
-    unpacker: Any = None
+    unpacker: Unpacker | None = None
     begun = False
     async for chunk in chunks:
         if not begun and chunk:
             begun = True
-            if chunk[:1] == _GZIP[:1]:
-                unpacker = zlib.decompressobj(31)
-        for piece in [chunk] if unpacker is None else _unpack(unpacker, chunk):
+            if chunk[:1] == _GZIP_BEGINS:
+                unpacker = Unpacker()
+        for piece in [chunk] if unpacker is None else unpacker.pieces(chunk):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 yield line
@@ -271,20 +278,10 @@ async def _split(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 raise RequestTooLargeError(
                     f"A line has more than {_LINE_BYTES_MAX} bytes; write one row a line."
                 )
-    if unpacker is not None and not unpacker.eof:
-        raise InvalidArgumentError("The gzip stream is cut short.")
+    if unpacker is not None:
+        unpacker.end()
     if rest:
         yield rest
-
-
-def _unpack(unpacker: Any, chunk: bytes) -> Iterator[bytes]:
-    """Unpack in bounded pieces: a small body may hold very much."""
-    try:
-        while chunk:
-            yield unpacker.decompress(chunk, _PIECE_BYTES)
-            chunk = unpacker.unconsumed_tail
-    except zlib.error as error:
-        raise InvalidArgumentError(f"The body is no gzip ({error}).") from None
 
 
 STREAMS: Final[dict[str, Callable[[Service, Exchange, Call], Awaitable[None]]]] = {

@@ -7,6 +7,7 @@ text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from vecstore import errors
@@ -57,13 +58,20 @@ def status_of(error: BaseException) -> int:
     return getattr(error, "status", STATUSES[_known(error)])
 
 
-def fault_of(error: BaseException, path: str = "") -> Fault:
-    """Describe an error for the wire; the store's path is left out of the message."""
+def fault_of(error: BaseException, hidden: Iterable[tuple[str, str]] = ()) -> Fault:
+    """Describe an error for the wire.
+
+    Parameters
+    ----------
+    error : BaseException
+    hidden : iterable of (str, str)
+        What must not be in the message, and what stands there instead.
+    """
     if not isinstance(error, VecstoreError):
         return Fault(INTERNAL, "The service failed to carry out the call; its log says why.")
     message = f"{error}"
-    if path:
-        message = message.replace(path, "of the service")
+    for text, shown in hidden:
+        message = message.replace(text, shown)
     details: dict[str, Any] = {}
     if isinstance(error, errors.CorruptionError):
         details = {name: getattr(error, name) for name in _CORRUPTION}

@@ -70,6 +70,21 @@ class Verb:
     repeatable: bool = True
     slow: bool = False
 
+    @property
+    def takes_key(self) -> bool:
+        """Whether an idempotency key makes it happen once."""
+        return self.where is Where.WRITER and self.name != "import"
+
+    @property
+    def leaves_receipt(self) -> bool:
+        """Whether its one transaction remembers that key; what is slow may have several."""
+        return self.where is Where.WRITER and not self.slow
+
+    @property
+    def streams(self) -> bool:
+        """Whether it answers with a stream."""
+        return self.answer is None
+
     def url(self, names: dict[str, str], tenants: tuple[str, ...] | None = None) -> str:
         """Path and query string of a call."""
         path = self.path

@@ -10,6 +10,22 @@ let refreshFailed = false;
 
 class Refused extends Error {}
 
+// An int with more digits than a number of this language holds; shown and sent as it came.
+class Exact {
+  constructor(source) { this.source = source; }
+  toString() { return this.source; }
+  toJSON() { return JSON.rawJSON(this.source); }
+}
+
+function parse(text) {
+  return JSON.parse(text, (key, value, context) => (
+    typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? "")
+      ? new Exact(context.source) : value));
+}
+
+// A browser that does not tell an int as it came has rounded it.
+const shownId = (id) => (typeof id === "number" && !Number.isSafeInteger(id) ? `≈ ${id}` : String(id));
+
 async function call(method, path, body) {
   const headers = {};
   const key = sessionStorage.getItem("key");
@@ -20,7 +36,7 @@ async function call(method, path, body) {
     at("key-form").hidden = false;
     throw new Refused("This service needs a key.");
   }
-  const told = await answer.json();
+  const told = parse(await answer.text());
   if (!answer.ok) throw new Refused(told.error.message);
   return told;
 }
@@ -207,7 +223,7 @@ async function ask() {
 function item(hit) {
   const made = document.createElement("li");
   const name = document.createElement("b");
-  name.textContent = hit.id;
+  name.textContent = shownId(hit.id);
   const distance = document.createElement("span");
   distance.className = "d";
   distance.textContent = hit.distance.toPrecision(4);
