@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Child:
         File that receives what the child prints.
     environment : Mapping
         Variables added to this process's environment.
-    cgroup : Path or None
-        Control group that the child joins before it imports anything.
+    groups : sequence of Path
+        Control groups that the child joins before it imports anything.
     module : str
         What the child runs.
     """
@@ -54,7 +54,7 @@ class Child:
         self,
         log: Path,
         environment: Mapping[str, str],
-        cgroup: Path | None = None,
+        groups: Sequence[Path] = (),
         module: str = "bench.worker",
     ) -> None:
         self.log = log
@@ -63,7 +63,7 @@ class Child:
         command = [sys.executable, "-m", module, str(theirs.fileno())]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*command, str(cgroup)] if cgroup else command,
+                [*command, *map(str, groups)],
                 env={**os.environ, **environment, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -85,15 +85,18 @@ class Worker:
         self._mark("first_query")
         return {"open_s": opened - began, "first_query_s": answered - asked, "points": points}
 
-    def singles(self, params: dict[str, Any]) -> dict[str, Any]:
-        """One pass: every query by the library's single-query call, each timed in ns."""
-        adapter, ids, latency = self._adapter, self._ids, self._latency_ns
+    def singles(
+        self, params: dict[str, Any], first: int = 0, end: int | None = None
+    ) -> dict[str, Any]:
+        """One pass: queries from `first` on by the library's single-query call, timed in ns."""
+        adapter, rows = self._adapter, self._rows[first:end]
+        ids, latency = self._ids[first:end], self._latency_ns[first:end]
         adapter.select(params)
         call, clock = adapter.call(), time.perf_counter_ns
         ids.fill(-1)
         read, faults = read_storage_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
         started, cpu = time.time(), time.process_time_ns()
-        for i, row in enumerate(self._rows):
+        for i, row in enumerate(rows):
             began = clock()
             answer = call(row)
             latency[i] = clock() - began
@@ -158,9 +161,9 @@ def _answer(worker: Any, command: str, arguments: dict[str, Any]) -> tuple[str, 
 
 def serve(worker: Any) -> None:
     """Let the methods of an object obey the parent until it closes the connection."""
-    if len(sys.argv) > 2:
-        with open(os.path.join(sys.argv[2], "cgroup.procs"), "w", encoding="ascii") as group:
-            group.write(str(os.getpid()))
+    for group in sys.argv[2:]:
+        with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as members:
+            members.write(str(os.getpid()))
     cpus = os.environ.get("BENCH_CPUS")
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
