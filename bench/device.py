@@ -125,7 +125,7 @@ def _scratch_file(folder: Path, file_bytes: int) -> Iterator[int]:
 
 
 def measure_device(
-    folder: Path, file_bytes: int = FILE_BYTES, seconds_each: float = SECONDS_EACH
+    folder: Path, file_bytes: int = FILE_BYTES, seconds_each: float | None = None
 ) -> dict[str, Any]:
     """Time waves of random reads on the disk that holds a folder.
 
@@ -133,8 +133,8 @@ def measure_device(
     ----------
     folder : Path
         Receives a file of `file_bytes` for the time this takes.
-    seconds_each : float
-        Spent on each combination of `SIZES_BYTES` and `DEPTHS`.
+    seconds_each : float, optional
+        Spent on each combination of `SIZES_BYTES` and `DEPTHS`, `SECONDS_EACH` by default.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def measure_device(
                 for _ in range(_WARM_WAVES):
                     waves.wave_ns(draw)
                 taken: list[int] = []
-                end = time.perf_counter() + seconds_each
+                end = time.perf_counter() + (SECONDS_EACH if seconds_each is None else seconds_each)
                 while len(taken) < WAVES_MAX and (
                     len(taken) < WAVES_MIN or time.perf_counter() < end
                 ):

@@ -42,7 +42,10 @@ def _sitting_of(summary: Summary, summaries: Sequence[Summary], adapter: str) ->
 
 def _first(summaries: Sequence[Summary]) -> list[Summary]:
     """Each adapter once; references take part in every sitting."""
-    return list({s.adapter: s for s in reversed(summaries)}.values())[::-1]
+    found: dict[str, Summary] = {}
+    for summary in summaries:
+        found.setdefault(summary.adapter, summary)
+    return list(found.values())
 
 
 def _at_recall(summaries: Sequence[Summary]) -> str:

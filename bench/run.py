@@ -312,7 +312,7 @@ def sittings(wanted: Sequence[str], measured: Sequence[str], together: int) -> l
     parts = [others[i : i + step] for i in range(0, len(others), step)]
     if not parts and left:
         parts = [[]]
-    return [[*references, *part] for part in parts]
+    return [[name for name in wanted if name in (*references, *part)] for part in parts]
 
 
 #: Settings that must be the same where results are added to others.
