@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 import datasets
-from bench import data, report, results
+from bench import data, growth, report, results
 from bench.adapters import ADAPTERS, adapter_class, missing_modules
 from bench.channel import BenchError
 from bench.cold import DATA_PER_MEMORY, ColdSettings, run_cold
 from bench.device import FILE_BYTES
+from bench.growth import OTHERS_ROWS_MAX
 from bench.machine import machine_facts, without_places
 from bench.run import DEFAULT_RECALLS, Settings
 from bench.run import run as run_benchmark
@@ -149,6 +150,49 @@ def cold(
     )
     run_cold(
         settings, folder, work or _work(), machine_facts(_command()), console.log, device_mb * 2**20
+    )
+    _report([folder], folder)
+
+
+@app.command("growth")
+def growth_command(
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows of the largest set.")] = 10_000_000,
+    dim: Annotated[int, typer.Option(min=1)] = 128,
+    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,hnswlib",
+    others_max_rows: Annotated[
+        int, typer.Option(min=0, help="Adapters other than vecstore up to so many rows.")
+    ] = OTHERS_ROWS_MAX,
+    recall: Annotated[str, typer.Option(help="Targets.")] = "0.9,0.95,0.99",
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    queries: Annotated[int, typer.Option(min=1)] = 1000,
+    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+) -> None:
+    """Latency, memory, build time and disk from 100,000 synthetic rows to 10 million."""
+    folder = out or results.RESULTS / f"{_day()}-growth"
+    settings = Settings(
+        datasets=(),
+        adapters=_names(adapter),
+        recalls=_recalls(recall),
+        queries=queries,
+        repeats=repeats,
+        batch=False,
+        reuse=_names(reuse),
+        go_on=go_on,
+    )
+    growth.run_growth(
+        settings,
+        growth.sizes_up_to(max_rows),
+        dim,
+        others_max_rows,
+        folder,
+        work or _work(),
+        machine_facts(_command()),
+        console.log,
     )
     _report([folder], folder)
 

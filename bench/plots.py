@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +109,14 @@ def resources(summaries: Sequence[Summary], name: str, folder: Path, stem: str) 
     return _save(figure, folder / f"{stem}-resources.png")
 
 
-def growth(grown: Sequence[tuple[dict[str, Any], Summary]], folder: Path) -> Path | None:
-    """Latency, RAM, build time and disk against rows, over synthetic sets of one dimension.
+def growth(curves: Mapping[str, Sequence[tuple[int, Summary]]], folder: Path) -> Path:
+    """Latency, RAM, build time and disk against rows.
 
     Parameters
     ----------
-    grown : sequence of (dataset facts, summary)
-
-    Returns
-    -------
-    Path or None
-        None with fewer than two sizes.
+    curves : Mapping
+        From `bench.growth.curves`.
     """
-    curves: dict[str, list[tuple[int, Summary]]] = {}
-    for facts, summary in grown:
-        if summary.dataset.startswith("synthetic-"):
-            label = f"{summary.adapter} ({facts['dim']}-d)"
-            curves.setdefault(label, []).append((int(facts["rows"]), summary))
-    curves = {label: curve for label, curve in curves.items() if len({n for n, _ in curve}) > 1}
-    if not curves:
-        return None
 
     def latency(summary: Summary) -> float | None:
         point = summary.point_at(_GROWTH_RECALL)
@@ -143,7 +131,7 @@ def growth(grown: Sequence[tuple[dict[str, Any], Summary]], folder: Path) -> Pat
     figure, grid = plt.subplots(2, 2, figsize=(11, 8))
     for axes, (title, value) in zip(grid.flat, panels, strict=True):
         for label, curve in curves.items():
-            known = [(n, value(summary)) for n, summary in sorted(curve, key=lambda one: one[0])]
+            known = [(n, value(summary)) for n, summary in curve]
             drawn = [(n, y) for n, y in known if y is not None]
             style = _style(curve[0][1].adapter)
             axes.plot([n for n, _ in drawn], [y for _, y in drawn], label=label, **style)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cold_report, plots
+from bench import cold_report, growth, plots
 from bench.results import Run
 from bench.summary import OURS, REFERENCE, TARGETS, Ratio, Summary, ratio_at, summarise
 from bench.tables import mb, params_text, table
@@ -279,9 +279,10 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Brief]:
             parts.append(text)
             brief.append(_brief(summaries, name))
             grown += [(run.datasets[name], summary) for summary in _first(summaries)]
-    path = plots.growth(grown, folder)
-    if path:
-        parts.append(f"## Growth\n\n![growth]({path.name})")
+    found = growth.curves(grown)
+    if found:
+        path = plots.growth(found, folder)
+        parts.append(f"## Growth\n\n{growth.growth_tables(found)}\n\n![growth]({path.name})")
     text = "\n\n".join(parts) + "\n"
     (folder / "report.md").write_text(text, "utf-8")
     return brief
