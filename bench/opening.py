@@ -2,9 +2,9 @@
 
 Each trial is a fresh process that starts Python, imports, opens the store, asks for the collection
 and answers two queries. *Warm*: the store's pages and the compiled kernels are in the page cache.
-*Pages on disk*: the store's files and the compiled kernels were put out of it. *First ever*: no compiled kernels on the
-machine, so the first query compiles what it needs, and ``vecstore warmup`` all there is. hnswlib
-loads its file and answers, for comparison.
+*Pages on disk*: the store's files and the compiled kernels were put out of it. *First ever*: no
+compiled kernels on the machine, so the first query compiles what it needs, and ``vecstore warmup``
+all there is. hnswlib loads its file and answers, for comparison.
 """
 
 from __future__ import annotations
@@ -199,7 +199,8 @@ on the machine.
 {table(head, rows)}
 
 *Library* is the import of its name, *the rest of it* what vecstore imports when a store is first
-opened (Numba above all). `vecstore warmup` compiles all kernels in {cases[WARMUP][0]["warmup"]:.0f} s.
+opened (Numba above all). `vecstore warmup` compiles all kernels in
+{cases[WARMUP][0]["warmup"]:.0f} s.
 
 {machine["cpu"]}, {machine["cores"]} cores, {machine["date"][:10]}, commit
 {machine["git_commit"][:12]}{dirty}: `{machine["command"]}`.
