@@ -12,6 +12,9 @@ from bench.results import Run
 from bench.summary import OURS, REFERENCE, TARGETS, Ratio, Summary, ratio_at, summarise
 from bench.tables import mb, params_text, table
 
+#: Reports of other commands that a folder may hold, taken in as they are.
+_BESIDE = ("stages.md", "opening.md")
+
 _RULES = """\
 Times are those of the library's public single-query call on one thread, for every held-out query;
 each figure is computed per pass and the median over the passes is shown. Queries/s at a recall is
@@ -283,6 +286,10 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Brief]:
     if found:
         path = plots.growth(found, folder)
         parts.append(f"## Growth\n\n{growth.growth_tables(found)}\n\n![growth]({path.name})")
+    for run in runs:
+        for path in (run.folder / name for name in _BESIDE):
+            if path.exists():
+                parts.append("#" + path.read_text("utf-8").strip())
     text = "\n\n".join(parts) + "\n"
     (folder / "report.md").write_text(text, "utf-8")
     return brief
