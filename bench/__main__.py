@@ -124,6 +124,12 @@ def cold(
     go_on: Annotated[
         bool, typer.Option("--continue", help="Measure what the results folder does not have.")
     ] = False,
+    pass_s: Annotated[
+        float, typer.Option(min=1, help="Slower adapters are asked fewer queries.")
+    ] = 60.0,
+    read_ahead_kb: Annotated[
+        int | None, typer.Option(min=0, help="The disk's read-ahead meanwhile; Linux's own is 128.")
+    ] = None,
     device_mb: Annotated[
         int, typer.Option(min=64, help="Size of the file by which the disk is measured.")
     ] = FILE_BYTES // 2**20,
@@ -146,6 +152,8 @@ def cold(
         reuse=_names(reuse),
         data_per_memory=data_per_memory,
         limit_bytes=memory_limit_mb * 2**20 if memory_limit_mb else None,
+        pass_s=pass_s,
+        read_ahead_kb=read_ahead_kb,
         go_on=go_on,
     )
     run_cold(

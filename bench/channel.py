@@ -97,8 +97,9 @@ class Child:
             kind, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             status = self._process.wait()
+            killed = " (killed, as the kernel does at a memory limit)" if status == -9 else ""
             raise BenchError(
-                f"The worker died during {command!r} with status {status}: {self._tail()}"
+                f"The worker died during {command!r} with status {status}{killed}: {self._tail()}"
             ) from error
         if kind == "unavailable":
             raise UnavailableError(str(answer))

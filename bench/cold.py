@@ -22,7 +22,7 @@ from bench.channel import BenchError
 from bench.contender import Contender
 from bench.data import load
 from bench.device import FILE_BYTES, measure_device
-from bench.limits import read_ahead_kb
+from bench.limits import read_ahead, read_ahead_kb
 from bench.results import Pair, Run
 from bench.run import DEFAULT_RECALLS, DatasetRun, Say, Settings, begin
 
@@ -33,7 +33,12 @@ TRIED_QUERIES = 50
 EACH_SIDE = 2
 DATA_PER_MEMORY = 4.0
 #: Settings that must be the same where results are added to others.
-SAME = ("recall", "recalls", "queries", "filling", "k", "repeats", "data_per_memory", "limit_bytes")
+SAME = (
+    *("recall", "recalls", "queries", "filling", "k", "repeats", "data_per_memory"),
+    *("limit_bytes", "pass_s", "read_ahead_kb"),
+)
+#: At least so many queries of a pass, however long they take.
+QUERIES_MIN = 100
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,12 @@ class ColdSettings:
         Reported, after those that fill the cache.
     filling : int
         Queries of each pass that fill the cache and are not reported.
+    pass_s : float
+        What a pass may take; an adapter that is slower is asked fewer queries of both kinds.
     data_per_memory : float
         Bytes of float32 rows by bytes of memory, unless `limit_bytes` says how much.
+    read_ahead_kb : int or None
+        What the kernel reads around a fault in a plain map; None leaves it as it is.
     """
 
     datasets: tuple[str, ...]
@@ -61,6 +70,8 @@ class ColdSettings:
     reuse: tuple[str, ...] = ()
     data_per_memory: float = DATA_PER_MEMORY
     limit_bytes: int | None = None
+    pass_s: float = 60.0
+    read_ahead_kb: int | None = None
     go_on: bool = False
 
 
@@ -76,6 +87,14 @@ def around(target: float, recalls: Sequence[float], seconds: Sequence[float]) ->
     below = [i for i in kept if recalls[i] < target][-EACH_SIDE:]
     above = [i for i in kept if recalls[i] >= target][:EACH_SIDE]
     return below + above
+
+
+def affordable(filling: int, queries: int, mean_us: float, pass_s: float) -> tuple[int, int]:
+    """Queries that fill and that are reported, in the same proportion, so that a pass ends."""
+    whole = filling + queries
+    count = max(min(whole, QUERIES_MIN), min(whole, int(pass_s * 1e6 / mean_us)))
+    fewer = count * filling // whole
+    return fewer, count - fewer
 
 
 class ColdRun(DatasetRun):
@@ -192,8 +211,13 @@ class ColdRun(DatasetRun):
         contender.record["points"] = contender.sweep
 
     def _measure(self, contender: Contender) -> None:
-        filling, count = self._cold.filling, len(contender.sweep)
-        queries = len(self._queries) - filling
+        cold, count = self._cold, len(contender.sweep)
+        tried = contender.record["tried"]
+        mean_us = max(one["mean_us"] for one in tried if one["params"] in contender.sweep)
+        reported = len(self._queries) - cold.filling
+        filling, queries = affordable(cold.filling, reported, mean_us, cold.pass_s)
+        self._part = slice(filling, filling + queries)
+        contender.record["queries"] = {"filling": filling, "reported": queries}
         shape = (self._settings.repeats, count)
         self._arrays[contender.name] = self._empty(shape, queries) | {
             "reads": np.zeros(shape, np.int64)
@@ -209,14 +233,14 @@ class ColdRun(DatasetRun):
                 params = contender.sweep[point]
                 contender.group.empty_cache()
                 contender.ask("singles", params=params, end=filling)
-                answer = self._timed(contender, params, filling, None)
+                answer = self._timed(contender, params, filling, filling + queries)
                 self._keep(contender.name, (repeat, point), answer)
             contender.record.update(contender.finish())
             contender.stop()
 
     def _found(self, ids: Any) -> Any:
-        first, data = self._cold.filling, self._data
-        asked, kth = self._queries[first:], self._kth[first:]
+        data = self._data
+        asked, kth = self._queries[self._part], self._kth[self._part]
         return metrics.found_mask(data.base, asked, ids, kth, data.metric)
 
 
@@ -237,6 +261,18 @@ def run_cold(
     device_bytes : int
         Size of the file by which the disk is measured.
     """
+    with read_ahead(work, settings.read_ahead_kb):
+        return _run(settings, folder, work, machine, say, device_bytes)
+
+
+def _run(
+    settings: ColdSettings,
+    folder: Path,
+    work: Path,
+    machine: dict[str, Any],
+    say: Say,
+    device_bytes: int,
+) -> Run:
     stored = begin(settings, folder, machine, SAME)
     if "device" not in stored.settings:
         say("Measuring the disk")

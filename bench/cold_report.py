@@ -74,7 +74,8 @@ def cold_table(run: Run, summaries: Sequence[Summary], facts: dict[str, Any]) ->
         memory = summary.record["memory"]
         rows.append(
             [
-                *(summary.adapter, mean, params_text(point.params), f"{point.recall:.4f}"),
+                *(summary.adapter, mean, f"{summary.record['queries']['reported']}"),
+                *(params_text(point.params), f"{point.recall:.4f}"),
                 f"{point.mean_us:,.0f}",
                 f"{point.p50_us:,.0f} / {point.p99_us:,.0f}",
                 f"{point.reads_per_query:,.1f}",
@@ -89,7 +90,8 @@ def cold_table(run: Run, summaries: Sequence[Summary], facts: dict[str, Any]) ->
         )
     note = (
         f"Limit {mb(facts['limit_bytes'])} MB, float32 rows {mb(facts['data_bytes'])} MB: "
-        f"{facts['data_bytes'] / facts['limit_bytes']:.1f} times as much. "
-        f"{run.settings['filling']} queries filled the cache before each pass."
+        f"{facts['data_bytes'] / facts['limit_bytes']:.2f} times as much. "
+        f"{run.settings['filling']} queries filled the cache before each pass, and for adapters "
+        f"that would take more than {run.settings['pass_s']:.0f} s fewer of both kinds were asked."
     )
     return f"{note}\n\n{table(head, rows)}"

@@ -53,13 +53,41 @@ def disk_of(path: Path) -> str:
     return number
 
 
+def _read_ahead_file(path: Path) -> Path:
+    return Path("/sys/dev/block") / disk_of(path) / "queue" / "read_ahead_kb"
+
+
 def read_ahead_kb(path: Path) -> int | None:
     """What the kernel reads around a page fault in a plain map of a file on this disk."""
     try:
-        found = Path("/sys/dev/block") / disk_of(path) / "queue" / "read_ahead_kb"
-        return int(found.read_text("ascii"))
+        return int(_read_ahead_file(path).read_text("ascii"))
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def read_ahead(path: Path, kb: int | None) -> Iterator[None]:
+    """Let the kernel read so much around a fault, on the disk of a path; None changes nothing.
+
+    Files that are opened within the block follow it. Afterwards all is as before.
+
+    Raises
+    ------
+    BenchError
+        The rights do not allow it.
+    """
+    before = read_ahead_kb(path)
+    if kb is None or kb == before:
+        yield
+        return
+    try:
+        _read_ahead_file(path).write_text(str(kb))
+    except OSError as error:
+        raise BenchError(f"Cannot set the read-ahead of the disk ({error}); be root.") from error
+    try:
+        yield
+    finally:
+        _read_ahead_file(path).write_text(str(before))
 
 
 class Group:

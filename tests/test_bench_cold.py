@@ -12,10 +12,18 @@ import pytest
 
 from bench import report
 from bench.channel import BenchError
-from bench.cold import ColdSettings, around, run_cold
+from bench.cold import ColdSettings, affordable, around, run_cold
 from bench.cold_report import device_table
 from bench.device import DEPTHS, SIZES_BYTES, measure_device, wave_us
-from bench.limits import Group, Reads, control_group, parse_io_stat, parse_throttle
+from bench.limits import (
+    Group,
+    Reads,
+    control_group,
+    parse_io_stat,
+    parse_throttle,
+    read_ahead,
+    read_ahead_kb,
+)
 from bench.machine import machine_facts
 from bench.results import load_run
 from bench.summary import summarise
@@ -134,6 +142,26 @@ def test_points_nearest_to_the_recall_are_measured() -> None:
     assert around(0.95, recalls, seconds) == [1, 2, 3, 4]
     assert around(0.99, recalls, seconds) == [4, 5]
     assert around(0.80, recalls, seconds) == [0, 1]
+
+
+def test_slow_adapters_are_asked_fewer_queries() -> None:
+    assert affordable(200, 800, 1_000, 60) == (200, 800)
+    assert affordable(200, 800, 120_000, 60) == (100, 400)
+    assert affordable(200, 800, 1e9, 60) == (20, 80)
+    assert affordable(10, 20, 1e9, 60) == (10, 20)
+
+
+def test_the_read_ahead_is_set_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "read_ahead_kb"
+    file.write_text("8192\n")
+    monkeypatch.setattr("bench.limits._read_ahead_file", lambda _: file)
+    with pytest.raises(RuntimeError, match="within: 128"), read_ahead(tmp_path, 128):
+        raise RuntimeError(f"within: {read_ahead_kb(tmp_path)}")
+    assert read_ahead_kb(tmp_path) == 8192
+    with read_ahead(tmp_path, None):
+        assert read_ahead_kb(tmp_path) == 8192
 
 
 @needs_groups
