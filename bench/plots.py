@@ -28,7 +28,7 @@ _RECALL_MAX = 0.9999
 def _style(adapter: str) -> dict[str, Any]:
     """The same colour and marker for an adapter in every plot."""
     place = list(ADAPTERS).index(adapter) if adapter in ADAPTERS else 0
-    colour = plt.get_cmap("tab20")(place % 10 * 2 + place // 10)
+    colour = plt.get_cmap("tab20")((place % 10 * 2 + place // 10) % 20)
     return {
         "color": colour,
         "marker": "o^sDvP*X"[place % 8],

@@ -27,6 +27,8 @@ ADAPTERS: dict[str, str] = {
     "zvec-hnsw": "bench.adapters.zvec_:ZvecHnsw",
     "zvec-ivf": "bench.adapters.zvec_:ZvecIvfRabitq",
     "zvec-diskann": "bench.adapters.zvec_:ZvecDiskAnn",
+    "zvec-hnswint8": "bench.adapters.zvec_:ZvecHnswInt8",
+    "zvec-hnswrabitq": "bench.adapters.zvec_:ZvecHnswRabitq",
     "diskann": "bench.adapters.diskann_:DiskAnn",
 }
 

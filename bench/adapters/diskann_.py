@@ -21,9 +21,9 @@ _ROWS_PER_CACHED_NODE = 20
 class DiskAnn(Adapter):
     """Graph degree 64, list 100 at build; the sweep is over the search list and the beam width.
 
-    One node in 20 is kept in memory, those that searches for a sample of the rows pass most. A query
-    is ``batch_search`` of one row: the single ``search`` of diskannpy 0.7 returns wrong ids with
-    NumPy 2. Cosine is L2 on normalised rows, the same order; inner product is refused.
+    One node in 20 is kept in memory: those that searches for a sample of the rows pass most. A
+    query is ``batch_search`` of one row: the single ``search`` of diskannpy 0.7 returns wrong ids
+    with NumPy 2. Cosine is L2 on normalised rows, the same order; inner product is refused.
     """
 
     modules = ("numpy", "diskannpy")
