@@ -45,7 +45,7 @@ class Child:
     environment : Mapping
         Variables added to this process's environment.
     groups : sequence of Path
-        Control groups that the child joins before it imports anything.
+        Control groups that the child joins before it is anything but a copy of this process.
     module : str
         What the child runs.
     """
@@ -61,14 +61,21 @@ class Child:
         mine, theirs = socket.socketpair()
         path = os.pathsep.join(p for p in (str(REPOSITORY), os.environ.get("PYTHONPATH")) if p)
         command = [sys.executable, "-m", module, str(theirs.fileno())]
+
+        def join() -> None:
+            """Join the groups, so that they are charged for the interpreter too."""
+            for group in groups:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*command, *map(str, groups)],
+                command,
                 env={**os.environ, **environment, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=(theirs.fileno(),),
+                preexec_fn=join if groups else None,
             )
         theirs.close()
         self._connection: Connection[Any, Any] = Connection(mine.detach())

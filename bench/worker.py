@@ -161,9 +161,6 @@ def _answer(worker: Any, command: str, arguments: dict[str, Any]) -> tuple[str, 
 
 def serve(worker: Any) -> None:
     """Let the methods of an object obey the parent until it closes the connection."""
-    for group in sys.argv[2:]:
-        with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as members:
-            members.write(str(os.getpid()))
     cpus = os.environ.get("BENCH_CPUS")
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
