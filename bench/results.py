@@ -7,6 +7,7 @@ The npz holds, with q queries, p parameter points and r repeats::
     found           (q, k, p)  bool     the answer is one of the true k nearest, ties counted
     changed         (r, p)     int32    queries whose ids differ from the first pass
     cpu_s, elapsed_s, started_s, storage_bytes, major_faults  (r, p)
+    reads           (r, p)     int64    requests that reached the disk, in cold runs
     batch_seconds, batch_cpu_s  (t, b, r)   t thread counts, b points (record["batch"])
     batch_found     (t, b, q, k)  bool
 

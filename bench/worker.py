@@ -35,11 +35,9 @@ class Worker:
 
         self._adapter = adapter_class(adapter)(Task(**task))
         began = time.perf_counter()
-        for module in self._adapter.modules:
+        for module in (*self._adapter.modules, *self._adapter.lazy_modules):
             self._adapter.load(module)
         import_s = time.perf_counter() - began
-        for module in self._adapter.lazy_modules:
-            self._adapter.load(module)
         import numpy  # noqa: F401  (the harness needs it, whatever the library does)
 
         self._mark("imports")

@@ -57,7 +57,7 @@ class Task:
 class Adapter(ABC):
     """One library in one configuration."""
 
-    #: Modules imported first, timed; a missing one makes the adapter skip.
+    #: Modules imported first; a missing one makes the adapter skip.
     modules: ClassVar[tuple[str, ...]]
     #: Dependencies that the library loads late; imported next, so that they too count as imports.
     lazy_modules: ClassVar[tuple[str, ...]] = ()
