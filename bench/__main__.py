@@ -14,9 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 import datasets
-from bench import data, report, results
+from bench import data, growth, report, results
 from bench.adapters import ADAPTERS, adapter_class, missing_modules
 from bench.channel import BenchError
+from bench.cold import DATA_PER_MEMORY, ColdSettings, run_cold
+from bench.device import FILE_BYTES
+from bench.growth import OTHERS_ROWS_MAX
 from bench.machine import machine_facts, without_places
 from bench.run import DEFAULT_RECALLS, Settings
 from bench.run import run as run_benchmark
@@ -50,6 +53,10 @@ def _work() -> Path:
     return data.cache_root().parent / "bench"
 
 
+def _day() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+
+
 @app.command()
 def run(
     dataset: Annotated[str, typer.Option(help="Names, separated by commas; see `list`.")],
@@ -63,9 +70,12 @@ def run(
     warmups: Annotated[int, typer.Option(min=1, help="Passes before the measured ones.")] = 1,
     batch: Annotated[bool, typer.Option(help="Also batches on one and on all cores.")] = True,
     reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
-    memory_limit_mb: Annotated[
-        int | None, typer.Option(min=1, help="Cold: memory limit of each query process.")
-    ] = None,
+    together: Annotated[
+        int, typer.Option(min=0, help="Adapters in turns beside the references; 0 for all.")
+    ] = 0,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
 ) -> None:
@@ -73,8 +83,7 @@ def run(
     datasets, adapters = _names(dataset), _names(adapter)
     for name in adapters:
         adapter_class(name)
-    day = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    folder = out or results.RESULTS / f"{day}-{'-'.join(datasets)}"
+    folder = out or results.RESULTS / f"{_day()}-{'-'.join(datasets)}"
     settings = Settings(
         datasets=datasets,
         adapters=adapters,
@@ -85,11 +94,114 @@ def run(
         warmups=warmups,
         batch=batch,
         reuse=_names(reuse),
-        memory_limit_bytes=memory_limit_mb * 2**20 if memory_limit_mb else None,
+        together=together,
+        go_on=go_on,
     )
     if repeats < 3:
         console.print("[yellow]Fewer than 3 repeats: good for trying out, not for figures.")
     run_benchmark(settings, folder, work or _work(), machine_facts(_command()), console.log)
+    _report([folder], folder)
+
+
+@app.command()
+def cold(
+    dataset: Annotated[str, typer.Option(help="Names, separated by commas; see `list`.")],
+    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,diskann",
+    recall: Annotated[float, typer.Option(min=0.5, max=1.0, help="Recall to compare at.")] = 0.95,
+    queries: Annotated[int, typer.Option(min=1, help="Reported queries.")] = 800,
+    filling: Annotated[
+        int, typer.Option(min=1, help="Queries that fill the cache before each pass.")
+    ] = 200,
+    k: Annotated[int, typer.Option(min=1)] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured passes; 3 at least.")] = 3,
+    data_per_memory: Annotated[
+        float, typer.Option(min=1.0, help="Bytes of float32 rows by bytes of the limit.")
+    ] = DATA_PER_MEMORY,
+    memory_limit_mb: Annotated[
+        int | None, typer.Option(min=1, help="The limit itself, for every dataset.")
+    ] = None,
+    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
+    ] = False,
+    pass_s: Annotated[
+        float, typer.Option(min=1, help="Slower adapters are asked fewer queries.")
+    ] = 60.0,
+    read_ahead_kb: Annotated[
+        int | None, typer.Option(min=0, help="The disk's read-ahead meanwhile; Linux's own is 128.")
+    ] = None,
+    device_mb: Annotated[
+        int, typer.Option(min=64, help="Size of the file by which the disk is measured.")
+    ] = FILE_BYTES // 2**20,
+    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+) -> None:
+    """Queries in a process with less memory than data, against the disk's own limit (root)."""
+    datasets, adapters = _names(dataset), _names(adapter)
+    for name in adapters:
+        adapter_class(name)
+    folder = out or results.RESULTS / f"{_day()}-cold-{'-'.join(datasets)}"
+    settings = ColdSettings(
+        datasets=datasets,
+        adapters=adapters,
+        recall=recall,
+        queries=queries,
+        filling=filling,
+        k=k,
+        repeats=repeats,
+        reuse=_names(reuse),
+        data_per_memory=data_per_memory,
+        limit_bytes=memory_limit_mb * 2**20 if memory_limit_mb else None,
+        pass_s=pass_s,
+        read_ahead_kb=read_ahead_kb,
+        go_on=go_on,
+    )
+    run_cold(
+        settings, folder, work or _work(), machine_facts(_command()), console.log, device_mb * 2**20
+    )
+    _report([folder], folder)
+
+
+@app.command("growth")
+def growth_command(
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows of the largest set.")] = 10_000_000,
+    dim: Annotated[int, typer.Option(min=1)] = 128,
+    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,hnswlib",
+    others_max_rows: Annotated[
+        int, typer.Option(min=0, help="Adapters other than vecstore up to so many rows.")
+    ] = OTHERS_ROWS_MAX,
+    recall: Annotated[str, typer.Option(help="Targets.")] = "0.9,0.95,0.99",
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    queries: Annotated[int, typer.Option(min=1)] = 1000,
+    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+) -> None:
+    """Latency, memory, build time and disk from 100,000 synthetic rows to 10 million."""
+    folder = out or results.RESULTS / f"{_day()}-growth"
+    settings = Settings(
+        datasets=(),
+        adapters=_names(adapter),
+        recalls=_recalls(recall),
+        queries=queries,
+        repeats=repeats,
+        batch=False,
+        reuse=_names(reuse),
+        go_on=go_on,
+    )
+    growth.run_growth(
+        settings,
+        growth.sizes_up_to(max_rows),
+        dim,
+        others_max_rows,
+        folder,
+        work or _work(),
+        machine_facts(_command()),
+        console.log,
+    )
     _report([folder], folder)
 
 

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Child:
         File that receives what the child prints.
     environment : Mapping
         Variables added to this process's environment.
-    cgroup : Path or None
-        Control group that the child joins before it imports anything.
+    groups : sequence of Path
+        Control groups that the child joins before it is anything but a copy of this process.
     module : str
         What the child runs.
     """
@@ -54,21 +54,28 @@ class Child:
         self,
         log: Path,
         environment: Mapping[str, str],
-        cgroup: Path | None = None,
+        groups: Sequence[Path] = (),
         module: str = "bench.worker",
     ) -> None:
         self.log = log
         mine, theirs = socket.socketpair()
         path = os.pathsep.join(p for p in (str(REPOSITORY), os.environ.get("PYTHONPATH")) if p)
         command = [sys.executable, "-m", module, str(theirs.fileno())]
+
+        def join() -> None:
+            """Join the groups, so that they are charged for the interpreter too."""
+            for group in groups:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*command, str(cgroup)] if cgroup else command,
+                command,
                 env={**os.environ, **environment, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=(theirs.fileno(),),
+                preexec_fn=join if groups else None,
             )
         theirs.close()
         self._connection: Connection[Any, Any] = Connection(mine.detach())
@@ -97,8 +104,9 @@ class Child:
             kind, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             status = self._process.wait()
+            killed = " (killed, as the kernel does at a memory limit)" if status == -9 else ""
             raise BenchError(
-                f"The worker died during {command!r} with status {status}: {self._tail()}"
+                f"The worker died during {command!r} with status {status}{killed}: {self._tail()}"
             ) from error
         if kind == "unavailable":
             raise UnavailableError(str(answer))

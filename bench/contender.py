@@ -7,7 +7,6 @@ import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from bench.adapters import Task, adapter_class, missing_modules
 from bench.channel import Child, UnavailableError, thread_environment
-from bench.limits import drop_cache, memory_group
+from bench.limits import Group, control_group, drop_cache
 from bench.memory import PeakSampler
 
 
@@ -33,6 +32,11 @@ class Contender:
         Adapter name.
     task : Task
         With the work folder of this (adapter, dataset); its thread count is set per process.
+
+    Attributes
+    ----------
+    group : Group or None
+        Of the query process, while it has a memory limit.
     """
 
     def __init__(self, name: str, task: Task) -> None:
@@ -41,17 +45,18 @@ class Contender:
         self.record: dict[str, Any] = {"status": "ok"}
         self.sweep: list[dict[str, Any]] = []
         self._class = adapter_class(name)
+        self.group: Group | None = None
         self._child: Child | None = None
         self._stack = ExitStack()
         self._log = task.workdir.with_suffix(".log")
         self._built = task.workdir.with_suffix(".build.json")
 
-    def _spawn(self, threads: int, pinned: bool, cgroup: Path | None = None) -> Child:
+    def _spawn(self, threads: int, pinned: bool) -> Child:
         environment = thread_environment(threads) | self._class.environment(threads)
         if pinned:
             chosen = sorted(os.sched_getaffinity(0))[-threads:]
             environment["BENCH_CPUS"] = ",".join(map(str, chosen))
-        return Child(self._log, environment, cgroup)
+        return Child(self._log, environment, self.group.folders if self.group else ())
 
     def _start(self, child: Child, threads: int) -> dict[str, Any]:
         task = asdict(replace(self.task, threads=threads))
@@ -76,6 +81,7 @@ class Contender:
             "metric": self.task.metric,
             "versions": self._class.versions(),
             "build_params": self._class.build_params,
+            "code": self._class.code(),
             "file_time_s": os.stat(source["filename"]).st_mtime,
         }
         if reuse and self._built.exists():
@@ -120,12 +126,11 @@ class Contender:
         limit_bytes : int or None
             Memory limit of the process; the index is put out of the page cache first.
         """
-        group = self._stack.enter_context(
-            memory_group(f"vecstore-bench-{os.getpid()}-{self.name}", limit_bytes)
-        )
+        name = f"vecstore-bench-{os.getpid()}-{self.name}"
+        self.group = self._stack.enter_context(control_group(name, limit_bytes, self.task.workdir))
         if limit_bytes is not None:
             drop_cache(self.task.workdir)
-        return self._serve(self._spawn(threads, False, group), queries, threads)
+        return self._serve(self._spawn(threads, False), queries, threads)
 
     def open_batch(self, queries: NDArray[np.float32], threads: int) -> dict[str, Any]:
         """Start a process for batches, held to ``threads`` cores by its affinity."""
@@ -150,5 +155,5 @@ class Contender:
 
     def stop(self) -> None:
         """End the query process; harmless when there is none."""
-        self._child = None
+        self._child = self.group = None
         self._stack.close()

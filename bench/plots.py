@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _RECALL_MAX = 0.9999
 def _style(adapter: str) -> dict[str, Any]:
     """The same colour and marker for an adapter in every plot."""
     place = list(ADAPTERS).index(adapter) if adapter in ADAPTERS else 0
-    colour = plt.get_cmap("tab20")(place % 10 * 2 + place // 10)
+    colour = plt.get_cmap("tab20")((place % 10 * 2 + place // 10) % 20)
     return {
         "color": colour,
         "marker": "o^sDvP*X"[place % 8],
@@ -42,6 +42,12 @@ def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
     plt.close(figure)
     return path
+
+
+def _speed(summary: Summary) -> float:
+    """Queries per second where adapters are told apart: at a recall, or at the most accurate."""
+    found = summary.qps_at(_GROWTH_RECALL).value
+    return found or min((point.qps for point in summary.points), default=0.0)
 
 
 def _frontier(axes: Axes, summary: Summary, value: Callable[[Point], float], larger: bool) -> None:
@@ -69,16 +75,24 @@ def _recall_axis(axes: Axes, label: str, title: str) -> None:
     axes.set_ylabel(label)
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+
+
+def _legend(axes: Axes) -> None:
+    """Beside the plot."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def frontiers(summaries: Sequence[Summary], name: str, folder: Path, stem: str) -> list[Path]:
     """Recall against queries/s, and against p50 and p99 latency; each adapter's own frontier."""
-    figure, axes = plt.subplots(figsize=(8, 5))
+    # in the order in which the curves lie
+    summaries = sorted(summaries, key=_speed, reverse=True)
+    figure, axes = plt.subplots(figsize=(9, 5))
     for summary in summaries:
         _frontier(axes, summary, lambda point: point.qps, larger=True)
     _recall_axis(axes, "queries per second (one thread)", f"{name}: up and right is better")
+    _legend(axes)
     drawn = [_save(figure, folder / f"{stem}-recall-qps.png")]
     figure, pair = plt.subplots(1, 2, figsize=(13, 5))
     for summary in summaries:
@@ -86,6 +100,7 @@ def frontiers(summaries: Sequence[Summary], name: str, folder: Path, stem: str) 
         _frontier(pair[1], summary, lambda point: point.p99_us, larger=False)
     _recall_axis(pair[0], "p50 latency, µs", f"{name}: down and right is better")
     _recall_axis(pair[1], "p99 latency, µs", f"{name}: down and right is better")
+    _legend(pair[1])
     drawn.append(_save(figure, folder / f"{stem}-recall-latency.png"))
     return drawn
 
@@ -97,38 +112,28 @@ def resources(summaries: Sequence[Summary], name: str, folder: Path, stem: str) 
         ("disk, MB", lambda s: s.record["build"]["disk_bytes"] / 2**20),
         ("build, s", lambda s: s.record["build"]["build_s"]),
     ]
-    figure, all_axes = plt.subplots(1, len(bars), figsize=(4.2 * len(bars), 3.6))
     names = [summary.adapter for summary in summaries]
+    size = (4.2 * len(bars), 1.2 + 0.28 * len(names))
+    figure, all_axes = plt.subplots(1, len(bars), figsize=size, sharey=True)
     colours = [_style(adapter)["color"] for adapter in names]
     for axes, (title, value) in zip(all_axes, bars, strict=True):
-        drawn = axes.bar(names, [value(summary) for summary in summaries], color=colours)
-        axes.bar_label(drawn, fmt="{:,.1f}", fontsize=8)
+        drawn = axes.barh(names, [value(summary) for summary in summaries], color=colours)
+        axes.bar_label(drawn, fmt="{:,.1f}", fontsize=8, padding=2)
         axes.set_title(f"{name}: {title}", fontsize=9)
-        axes.tick_params(axis="x", rotation=40, labelsize=8)
-        axes.margins(y=0.12)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.margins(x=0.16)
+    all_axes[0].invert_yaxis()
     return _save(figure, folder / f"{stem}-resources.png")
 
 
-def growth(grown: Sequence[tuple[dict[str, Any], Summary]], folder: Path) -> Path | None:
-    """Latency, RAM, build time and disk against rows, over synthetic sets of one dimension.
+def growth(curves: Mapping[str, Sequence[tuple[int, Summary]]], folder: Path) -> Path:
+    """Latency, RAM, build time and disk against rows.
 
     Parameters
     ----------
-    grown : sequence of (dataset facts, summary)
-
-    Returns
-    -------
-    Path or None
-        None with fewer than two sizes.
+    curves : Mapping
+        From `bench.growth.curves`.
     """
-    curves: dict[str, list[tuple[int, Summary]]] = {}
-    for facts, summary in grown:
-        if summary.dataset.startswith("synthetic-"):
-            label = f"{summary.adapter} ({facts['dim']}-d)"
-            curves.setdefault(label, []).append((int(facts["rows"]), summary))
-    curves = {label: curve for label, curve in curves.items() if len({n for n, _ in curve}) > 1}
-    if not curves:
-        return None
 
     def latency(summary: Summary) -> float | None:
         point = summary.point_at(_GROWTH_RECALL)
@@ -143,7 +148,7 @@ def growth(grown: Sequence[tuple[dict[str, Any], Summary]], folder: Path) -> Pat
     figure, grid = plt.subplots(2, 2, figsize=(11, 8))
     for axes, (title, value) in zip(grid.flat, panels, strict=True):
         for label, curve in curves.items():
-            known = [(n, value(summary)) for n, summary in sorted(curve, key=lambda one: one[0])]
+            known = [(n, value(summary)) for n, summary in curve]
             drawn = [(n, y) for n, y in known if y is not None]
             style = _style(curve[0][1].adapter)
             axes.plot([n for n, _ in drawn], [y for _, y in drawn], label=label, **style)

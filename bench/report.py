@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import plots
+from bench import cold_report, growth, plots
 from bench.results import Run
-from bench.summary import REFERENCE, TARGETS, Ratio, Summary, ratio_at, summarise
+from bench.summary import OURS, REFERENCE, TARGETS, Ratio, Summary, ratio_at, summarise
+from bench.tables import mb, params_text, table
+
+#: Reports of other commands that a folder may hold, taken in as they are.
+_BESIDE = ("stages.md", "opening.md")
 
 _RULES = """\
 Times are those of the library's public single-query call on one thread, for every held-out query;
@@ -26,19 +30,6 @@ queries beyond that after the imports; pages of files, which the kernel may drop
 Brief = tuple[list[str], list[list[str]]]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _mb(count: float) -> str:
-    return f"{count / 2**20:,.1f}"
-
-
-def _params(params: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in params.items()) or "-"
-
-
 def _ratio(ratio: Ratio) -> str:
     if ratio.value is None or ratio.kind == "unknown":
         return ""
@@ -46,13 +37,28 @@ def _ratio(ratio: Ratio) -> str:
     return f"{sign}{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
-def _at_recall(summaries: Sequence[Summary], reference: Summary | None) -> str:
+def _sitting_of(summary: Summary, summaries: Sequence[Summary], adapter: str) -> Summary | None:
+    """What an adapter did in the same sitting."""
+    same = (s for s in summaries if s.sitting == summary.sitting and s.adapter == adapter)
+    return next(same, None)
+
+
+def _first(summaries: Sequence[Summary]) -> list[Summary]:
+    """Each adapter once; references take part in every sitting."""
+    found: dict[str, Summary] = {}
+    for summary in summaries:
+        found.setdefault(summary.adapter, summary)
+    return list(found.values())
+
+
+def _at_recall(summaries: Sequence[Summary]) -> str:
     head = ["adapter"]
     for target in TARGETS:
         head += [f"queries/s at {target:.2f}", f"against {REFERENCE}", "p50 / p99 µs"]
     rows = []
-    for summary in summaries:
+    for summary in _first(summaries):
         row = [summary.adapter]
+        reference = _sitting_of(summary, summaries, REFERENCE)
         for target in TARGETS:
             found, point = summary.qps_at(target), summary.point_at(target)
             sign = "≥" if found.kind == "at least" else ""
@@ -61,7 +67,21 @@ def _at_recall(summaries: Sequence[Summary], reference: Summary | None) -> str:
             row.append(f"{point.p50_us:,.0f} / {point.p99_us:,.0f}" if point else "")
         rows.append(row)
     note = "\n\np50 and p99 are those of the fastest measured point that reaches the recall."
-    return _table(head, rows) + note
+    return table(head, rows) + note
+
+
+def _duels(summaries: Sequence[Summary]) -> str:
+    """How many times another adapter's queries/s vecstore answers, in the same sitting."""
+    head = ["vecstore against", *(f"at {target:.2f}" for target in TARGETS), "sitting"]
+    rows = []
+    for summary in _first(summaries):
+        mine = _sitting_of(summary, summaries, OURS)
+        if mine is None or summary is mine:
+            continue
+        ratios = [_ratio(ratio_at(mine, summary, target)) for target in TARGETS]
+        date = str(summary.record.get("date", ""))[:16]
+        rows.append([summary.adapter, *ratios, f"{summary.sitting} {date}".strip()])
+    return table(head, rows) if rows else ""
 
 
 def _against(value: float, reference: float | None) -> str:
@@ -85,25 +105,25 @@ def _resources(summaries: Sequence[Summary], reference: Summary | None) -> str:
             [
                 summary.adapter,
                 f"{build['build_s']:.1f}{_against(build['build_s'], build_s)}{reused}",
-                _mb(build["peak_anon_bytes"] - build["imports_anon_bytes"]),
-                _mb(build["peak_rss_bytes"]),
-                _mb(build["disk_bytes"]),
+                mb(build["peak_anon_bytes"] - build["imports_anon_bytes"]),
+                mb(build["peak_rss_bytes"]),
+                mb(build["disk_bytes"]),
                 f"{opened['open_s'] * 1e3:,.1f}",
                 f"{opened['first_query_s'] * 1e3:,.1f}",
                 f"{opened['import_s']:.2f}",
-                _mb(memory["imports"]["anon_bytes"]),
-                _mb(beyond) + _against(beyond, ram),
-                _mb(memory["first_query"]["anon_bytes"] - memory["open"]["anon_bytes"]),
-                _mb(memory["after_queries"]["file_bytes"]),
+                mb(memory["imports"]["anon_bytes"]),
+                mb(beyond) + _against(beyond, ram),
+                mb(memory["first_query"]["anon_bytes"] - memory["open"]["anon_bytes"]),
+                mb(memory["after_queries"]["file_bytes"]),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _points(summaries: Sequence[Summary]) -> str:
     head = [
         *("adapter", "point", "recall", "queries/s", "best pass", "mean µs", "p50 µs", "p99 µs"),
-        *("CPU/wall", "read KB/query"),
+        *("CPU/wall", "reads/query", "read KB/query"),
     ]
     rows = []
     for summary in summaries:
@@ -112,7 +132,7 @@ def _points(summaries: Sequence[Summary]) -> str:
             rows.append(
                 [
                     summary.adapter,
-                    _params(point.params),
+                    params_text(point.params),
                     f"{point.recall:.4f}{changed}",
                     f"{point.qps:,.0f}",
                     f"{point.qps_best:,.0f}",
@@ -120,18 +140,19 @@ def _points(summaries: Sequence[Summary]) -> str:
                     f"{point.p50_us:,.1f}",
                     f"{point.p99_us:,.1f}",
                     f"{point.cpu_share:.2f}",
+                    f"{point.reads_per_query:,.1f}",
                     f"{point.read_bytes_per_query / 1024:,.1f}",
                 ]
             )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _batches(summaries: Sequence[Summary]) -> str:
     rows = []
     for summary in summaries:
-        alone = {_params(b.params): b.qps for b in summary.batches if b.threads == 1}
+        alone = {params_text(b.params): b.qps for b in summary.batches if b.threads == 1}
         for batch in summary.batches:
-            name = _params(batch.params)
+            name = params_text(batch.params)
             speedup = f"{batch.qps / alone[name]:.2f}×" if name in alone else ""
             rows.append(
                 [
@@ -140,7 +161,7 @@ def _batches(summaries: Sequence[Summary]) -> str:
                 ]
             )
     head = ["adapter", "point", "cores", "recall", "queries/s", "best pass", "against one core"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _notes(summaries: Sequence[Summary]) -> str:
@@ -165,11 +186,11 @@ def _notes(summaries: Sequence[Summary]) -> str:
 
 def _brief(summaries: Sequence[Summary], name: str) -> Brief:
     """The few columns that a terminal has room for."""
-    reference = next((s for s in summaries if s.adapter == REFERENCE), None)
     head = [name, *(f"q/s at {target:.2f}" for target in TARGETS), "build s", "RAM MB", "disk MB"]
     rows = []
-    for summary in summaries:
+    for summary in _first(summaries):
         row = [summary.adapter]
+        reference = _sitting_of(summary, summaries, REFERENCE)
         for target in TARGETS:
             found = summary.qps_at(target)
             sign = "≥" if found.kind == "at least" else ""
@@ -178,22 +199,20 @@ def _brief(summaries: Sequence[Summary], name: str) -> Brief:
             times = f" ({short})" if short else ""
             row.append("-" if found.value is None else f"{sign}{found.value:,.0f}{times}")
         build = summary.record["build"]
-        row += [f"{build['build_s']:.1f}", _mb(summary.beyond_imports_bytes)]
-        rows.append([*row, _mb(build["disk_bytes"])])
+        row += [f"{build['build_s']:.1f}", mb(summary.beyond_imports_bytes)]
+        rows.append([*row, mb(build["disk_bytes"])])
     return head, rows
 
 
 def _machine(run: Run) -> str:
     facts = run.machine
     dirty = ", with uncommitted changes" if facts["git_dirty"] else ""
-    limit = run.settings.get("memory_limit_bytes")
-    cold = f" Cold: memory limit {_mb(limit)} MB per query process." if limit else ""
     load = ", ".join(f"{value:.2f}" for value in facts["load_start"])
     return (
         f"{facts['date']}: {facts['cpu']}, {facts['cores']} cores "
-        f"({', '.join(facts['cpu_flags'])}), {_mb(facts['memory_bytes'])} MB, {facts['kernel']}, "
+        f"({', '.join(facts['cpu_flags'])}), {mb(facts['memory_bytes'])} MB, {facts['kernel']}, "
         f"Python {facts['python']}; commit {facts['git_commit'][:12]}{dirty}; "
-        f"load at start {load}.{cold}\n\n`{facts['command']}`"
+        f"load at start {load}.\n\n`{facts['command']}`"
     )
 
 
@@ -206,8 +225,9 @@ def _versions(summaries: Sequence[Summary]) -> str:
 
 def _dataset(run: Run, name: str, folder: Path, stem: str) -> tuple[str, list[Summary]]:
     facts = run.datasets[name]
-    pairs = [pair for pair in run.pairs if pair.dataset == name]
-    summaries = [summarise(pair, run) for pair in pairs if pair.ok]
+    pairs = run.of(name)
+    every = [summarise(pair, run) for pair in pairs if pair.ok]
+    summaries = _first(every)
     reference = next((s for s in summaries if s.adapter == REFERENCE), None)
     title = (
         f"## {name}: {facts['rows']:,} × {facts['dim']}, {facts['metric']}, "
@@ -221,13 +241,17 @@ def _dataset(run: Run, name: str, folder: Path, stem: str) -> tuple[str, list[Su
         return "\n\n".join(parts), []
     drawn = plots.frontiers(summaries, name, folder, stem)
     drawn.append(plots.resources(summaries, name, folder, stem))
-    parts += [_at_recall(summaries, reference), _resources(summaries, reference)]
+    if cold_report.is_cold(run):
+        parts.append(cold_report.cold_table(run, summaries, facts))
+    else:
+        parts += [part for part in (_at_recall(every), _duels(every)) if part]
+    parts.append(_resources(summaries, reference))
     parts += [f"![{path.stem}]({path.name})" for path in drawn]
     if any(summary.batches for summary in summaries):
         parts.append("### Batches\n\n" + _batches(summaries))
     parts.append("### All points\n\n" + _points(summaries))
     parts += [note for note in (_notes(summaries), _versions(summaries)) if note]
-    return "\n\n".join(parts), summaries
+    return "\n\n".join(parts), every
 
 
 def write_report(runs: Sequence[Run], folder: Path) -> list[Brief]:
@@ -250,15 +274,22 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Brief]:
     grown: list[tuple[dict[str, Any], Summary]] = []
     for number, run in enumerate(runs):
         parts.append(_machine(run))
+        if cold_report.is_cold(run):
+            parts += [cold_report.RULES, cold_report.device_table(run.settings["device"])]
         for name in run.datasets:
             stem = name if len(runs) == 1 else f"{number}-{name}"
             text, summaries = _dataset(run, name, folder, stem)
             parts.append(text)
             brief.append(_brief(summaries, name))
-            grown += [(run.datasets[name], summary) for summary in summaries]
-    path = plots.growth(grown, folder)
-    if path:
-        parts.append(f"## Growth\n\n![growth]({path.name})")
+            grown += [(run.datasets[name], summary) for summary in _first(summaries)]
+    found = growth.curves(grown)
+    if found:
+        path = plots.growth(found, folder)
+        parts.append(f"## Growth\n\n{growth.growth_tables(found)}\n\n![growth]({path.name})")
+    for run in runs:
+        for path in (run.folder / name for name in _BESIDE):
+            if path.exists():
+                parts.append("#" + path.read_text("utf-8").strip())
     text = "\n\n".join(parts) + "\n"
     (folder / "report.md").write_text(text, "utf-8")
     return brief

@@ -7,6 +7,7 @@ The npz holds, with q queries, p parameter points and r repeats::
     found           (q, k, p)  bool     the answer is one of the true k nearest, ties counted
     changed         (r, p)     int32    queries whose ids differ from the first pass
     cpu_s, elapsed_s, started_s, storage_bytes, major_faults  (r, p)
+    reads           (r, p)     int64    requests that reached the disk, in cold runs
     batch_seconds, batch_cpu_s  (t, b, r)   t thread counts, b points (record["batch"])
     batch_found     (t, b, q, k)  bool
 
@@ -16,6 +17,7 @@ Everything else is derived by `bench.report`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ class Pair:
     ----------
     record : dict
         JSON values: status ("ok", "skipped", "failed"), reason, versions, build, open, memory,
-        points, dropped points, batch.
+        points, dropped points, batch, and the sitting: all pairs of a dataset that have one
+        number were measured in turns.
     arrays : dict
         See the module's text; empty unless status is "ok".
     """
@@ -62,16 +65,36 @@ class Run:
     settings: dict[str, Any]
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
+    _written: set[str] = field(default_factory=set)
+
+    def of(self, dataset: str) -> list[Pair]:
+        """Pairs of one dataset."""
+        return [pair for pair in self.pairs if pair.dataset == dataset]
+
+    def replace(self, dataset: str, pairs: Sequence[Pair]) -> None:
+        """Add a sitting; what adapters in it did not do before is forgotten."""
+        names = {pair.adapter for pair in pairs}
+        self.pairs = [
+            pair
+            for pair in self.pairs
+            if pair.ok or pair.dataset != dataset or pair.adapter not in names
+        ]
+        self.pairs += pairs
 
     def save(self) -> None:
-        """Write everything; called after each dataset, so that a broken run keeps its start."""
+        """Write everything; called after each sitting, so that a broken run keeps its start."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = []
         for pair in self.pairs:
             entry = {"dataset": pair.dataset, "adapter": pair.adapter, **pair.record}
             if pair.arrays:
-                entry["file"] = f"{pair.dataset}--{pair.adapter}.npz"
-                np.savez_compressed(self.folder / entry["file"], allow_pickle=False, **pair.arrays)
+                number = pair.record.get("sitting", 0)
+                again = f"--{number}" if number else ""
+                entry["file"] = f"{pair.dataset}--{pair.adapter}{again}.npz"
+                path = self.folder / entry["file"]
+                if path.name not in self._written:
+                    np.savez_compressed(path, allow_pickle=False, **pair.arrays)
+                    self._written.add(path.name)
             entries.append(entry)
         whole = {
             "schema": SCHEMA,
@@ -81,7 +104,9 @@ class Run:
             "pairs": entries,
         }
         text = json.dumps(whole, indent=1, default=_plain)
-        (self.folder / "run.json").write_text(text + "\n", "utf-8")
+        part = self.folder / "run.json.part"
+        part.write_text(text + "\n", "utf-8")
+        part.replace(self.folder / "run.json")
 
 
 def _plain(value: Any) -> Any:
@@ -112,6 +137,8 @@ def load_run(path: Path) -> Run:
         if name:
             with np.load(file.parent / name) as stored:
                 arrays = dict(stored)
+            run._written.add(name)
+        entry.setdefault("sitting", 0)
         run.pairs.append(Pair(entry.pop("dataset"), entry.pop("adapter"), entry, arrays))
     return run
 

@@ -7,9 +7,10 @@ minute of the machine hits all of them alike.
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from bench.channel import BenchError, UnavailableError
 from bench.contender import Contender, all_cores
 from bench.data import Data, load
 from bench.machine import without_places
-from bench.results import Pair, Run
+from bench.results import Pair, Run, load_run
+from bench.summary import REFERENCES
 
 DEFAULT_RECALLS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)
 BATCH_TARGETS = (0.90, 0.95, 0.99)
@@ -44,8 +46,10 @@ class Settings:
     ----------
     reuse : tuple of str
         Adapters whose earlier build may be used again; ``("all",)`` for every one.
-    memory_limit_bytes : int or None
-        Measure cold: a memory limit per query process, page cache dropped before opening.
+    together : int
+        Adapters that take turns in one sitting, beside the references; 0 for all of them.
+    go_on : bool
+        Keep what the results folder has, and measure what is missing there.
     """
 
     datasets: tuple[str, ...]
@@ -57,7 +61,8 @@ class Settings:
     warmups: int = 1
     batch: bool = True
     reuse: tuple[str, ...] = ()
-    memory_limit_bytes: int | None = None
+    together: int = 0
+    go_on: bool = False
 
 
 def turns(points: Mapping[str, int], backwards: bool) -> list[tuple[str, int]]:
@@ -94,7 +99,9 @@ def worth_repeating(recalls: Sequence[float], seconds: Sequence[float]) -> list[
 class DatasetRun:
     """All adapters on one dataset."""
 
-    def __init__(self, data: Data, settings: Settings, work: Path, say: Say) -> None:
+    def __init__(
+        self, data: Data, settings: Settings, adapters: Sequence[str], work: Path, say: Say
+    ) -> None:
         if not 1 <= settings.k <= data.neighbors.shape[1]:
             raise BenchError(
                 f"k is {settings.k}; exact neighbours of {data.name!r} are known up to "
@@ -114,7 +121,7 @@ class DatasetRun:
                     data.metric, dim, rows, settings.k, work / data.name / name, 1, settings.recalls
                 ),
             )
-            for name in settings.adapters
+            for name in adapters
         ]
         self._arrays: dict[str, dict[str, NDArray[Any]]] = {}
 
@@ -127,7 +134,7 @@ class DatasetRun:
                 reuse = bool({contender.name, "all"} & set(self._settings.reuse))
                 self._attempt(contender, lambda c, r=reuse: c.build(source, r))
             self._singles()
-            if self._settings.batch and self._settings.memory_limit_bytes is None:
+            if self._settings.batch:
                 for place, threads in enumerate(dict.fromkeys((1, all_cores()))):
                     self._batches(place, threads)
         finally:
@@ -159,9 +166,8 @@ class DatasetRun:
 
     def _singles(self) -> None:
         settings = self._settings
-        limit = settings.memory_limit_bytes
         for contender in self._alive():
-            opened = self._attempt(contender, lambda c: c.open(self._queries, 1, limit))
+            opened = self._attempt(contender, lambda c: c.open(self._queries, 1))
             if opened:
                 contender.sweep = opened.pop("points")
                 contender.record["versions"] = opened.pop("versions")
@@ -200,24 +206,36 @@ class DatasetRun:
         ]
         contender.sweep = [contender.sweep[i] for i in kept]
         contender.record["points"] = contender.sweep
-        queries, k, repeats = len(self._queries), self._settings.k, self._settings.repeats
-        shape = (repeats, len(kept))
-        self._arrays[contender.name] = {
+        queries, repeats = len(self._queries), self._settings.repeats
+        self._arrays[contender.name] = self._empty((repeats, len(kept)), queries)
+
+    def _empty(self, shape: tuple[int, int], queries: int) -> dict[str, NDArray[Any]]:
+        """Arrays for passes of (repeats, points), as `bench.results` describes them."""
+        answers = (queries, self._settings.k, shape[1])
+        return {
             "latency_ns": np.zeros((*shape, queries), np.uint32),
-            "ids": np.full((queries, k, len(kept)), -1, np.int32),
-            "found": np.zeros((queries, k, len(kept)), np.bool_),
+            "ids": np.full(answers, -1, np.int32),
+            "found": np.zeros(answers, np.bool_),
             "changed": np.zeros(shape, np.int32),
             **{name: np.zeros(shape) for name in ("cpu_s", "elapsed_s", "started_s")},
             **{name: np.zeros(shape, np.int64) for name in ("storage_bytes", "major_faults")},
         }
 
     def _pass(self, contender: Contender, repeat: int, point: int) -> None:
-        answer = contender.ask("singles", params=contender.sweep[point])
-        arrays = self._arrays[contender.name]
+        self._keep(
+            contender.name,
+            (repeat, point),
+            contender.ask("singles", params=contender.sweep[point]),
+        )
+
+    def _keep(self, name: str, at: tuple[int, int], answer: dict[str, Any]) -> None:
+        """Put the answer of a pass into the arrays."""
+        repeat, point = at
+        arrays = self._arrays[name]
         ids = answer.pop("ids")
         arrays["latency_ns"][repeat, point] = answer.pop("latency_ns")
-        for name, value in answer.items():
-            arrays[name][repeat, point] = value
+        for kind, value in answer.items():
+            arrays[kind][repeat, point] = value
         if repeat == 0:
             arrays["ids"][:, :, point] = ids
             arrays["found"][:, :, point] = self._found(ids)
@@ -274,13 +292,69 @@ class DatasetRun:
         arrays["batch_cpu_s"][place, point, repeat] = answer["cpu_s"]
 
 
+def sittings(wanted: Sequence[str], measured: Sequence[str], together: int) -> list[list[str]]:
+    """Which adapters take turns with each other.
+
+    The references that are wanted take part in every sitting, so that all figures can be held
+    against theirs of the same minutes.
+
+    Parameters
+    ----------
+    wanted, measured : sequences of str
+        Adapters asked for, and those of them that have results.
+    together : int
+        Adapters in one sitting beside the references; 0 for all.
+    """
+    references = [name for name in wanted if name in REFERENCES]
+    left = [name for name in wanted if name not in measured]
+    others = [name for name in left if name not in references]
+    step = together or max(1, len(others))
+    parts = [others[i : i + step] for i in range(0, len(others), step)]
+    if not parts and left:
+        parts = [[]]
+    return [[name for name in wanted if name in (*references, *part)] for part in parts]
+
+
+#: Settings that must be the same where results are added to others.
+SAME = ("recalls", "queries", "k", "repeats", "warmups", "batch")
+
+
+def begin(settings: Any, folder: Path, machine: dict[str, Any], same: Sequence[str] = SAME) -> Run:
+    """The run that a folder holds, to be gone on with, or a new one.
+
+    Parameters
+    ----------
+    settings : dataclass
+        With a field ``go_on``.
+    same : sequence of str
+        Settings that must be those of what is there.
+
+    Raises
+    ------
+    BenchError
+        What stands there was measured in another way.
+    """
+    fresh = Run(folder, {**machine, "load_start": os.getloadavg()}, asdict(settings))
+    if not settings.go_on or not (folder / "run.json").exists():
+        return fresh
+    stored = load_run(folder)
+    for name in same:
+        mine, theirs = fresh.settings[name], stored.settings[name]
+        if (list(mine) if isinstance(mine, tuple) else mine) != theirs:
+            raise BenchError(
+                f"{folder.name} was measured with {name} {theirs}, now it is {mine}: "
+                "ask for the same, or for another folder."
+            )
+    return stored
+
+
 def run(settings: Settings, folder: Path, work: Path, machine: dict[str, Any], say: Say) -> Run:
     """Measure every adapter on every dataset and store the raw results.
 
     Parameters
     ----------
     folder : Path
-        Results folder, created; written after each dataset.
+        Results folder, created; written after each sitting.
     work : Path
         Where indexes are built, one folder per (dataset, adapter); kept for ``reuse``.
     machine : dict
@@ -288,7 +362,7 @@ def run(settings: Settings, folder: Path, work: Path, machine: dict[str, Any], s
     say : callable
         Receives a line per step.
     """
-    stored = Run(folder, {**machine, "load_start": os.getloadavg()}, asdict(settings))
+    stored = begin(settings, folder, machine)
     for name in settings.datasets:
         data = load(name)
         stored.datasets[name] = {
@@ -297,6 +371,21 @@ def run(settings: Settings, folder: Path, work: Path, machine: dict[str, Any], s
             "metric": data.metric,
             "queries": min(settings.queries, len(data.queries)),
         }
-        stored.pairs += DatasetRun(data, settings, work, say).run()
-        stored.save()
+        measured = [pair.adapter for pair in stored.pairs if pair.dataset == name and pair.ok]
+        built: set[str] = set(measured) & set(REFERENCES)
+        for adapters in sittings(settings.adapters, measured, settings.together):
+            here = replace(settings, reuse=(*settings.reuse, *built))
+            number = 1 + max((p.record["sitting"] for p in stored.of(name)), default=-1)
+            facts = {
+                "sitting": number,
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "load_start": os.getloadavg(),
+                "git_commit": machine["git_commit"],
+            }
+            pairs = DatasetRun(data, here, adapters, work, say).run()
+            for pair in pairs:
+                pair.record.update(facts)
+            stored.replace(name, pairs)
+            stored.save()
+            built |= set(adapters) & set(REFERENCES)
     return stored

@@ -19,6 +19,9 @@ from bench.results import Pair, Run
 
 TARGETS = (0.90, 0.95, 0.99)
 REFERENCE = "hnswlib"
+OURS = "vecstore"
+#: Adapters that take part in every sitting.
+REFERENCES = (REFERENCE, OURS)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Point:
     qps_passes : ndarray (repeats,)
     cpu_share : float
         CPU seconds by wall seconds; above 1 more than one thread was at work.
+    read_bytes_per_query, reads_per_query : float
+        From storage; reads are counted in cold runs only, else 0.
     changed : int
         Most queries of any pass whose ids differed from the first pass.
     """
@@ -48,6 +53,7 @@ class Point:
     mean_us: float
     cpu_share: float
     read_bytes_per_query: float
+    reads_per_query: float
     changed: int
 
 
@@ -86,6 +92,11 @@ class Summary:
         values = [float(point.qps_passes[repeat]) for point in self.points]
         return metrics.at_recall(recalls, values, target)
 
+    @property
+    def sitting(self) -> int:
+        """Those of one dataset and sitting were measured in turns."""
+        return int(self.record.get("sitting", 0))
+
     def point_at(self, target: float) -> Point | None:
         """The fastest measured point that reaches a recall."""
         reached = [point for point in self.points if point.recall >= target]
@@ -113,6 +124,9 @@ def summarise(pair: Pair, run: Run) -> Summary:
                 mean_us=float(np.median([one.mean() for one in passes])),
                 cpu_share=float(arrays["cpu_s"][:, p].sum() / arrays["elapsed_s"][:, p].sum()),
                 read_bytes_per_query=float(arrays["storage_bytes"][:, p].mean()) / latency.shape[1],
+                reads_per_query=float(arrays["reads"][:, p].mean()) / latency.shape[1]
+                if "reads" in arrays
+                else 0.0,
                 changed=int(arrays["changed"][:, p].max()),
             )
         )

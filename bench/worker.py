@@ -35,11 +35,9 @@ class Worker:
 
         self._adapter = adapter_class(adapter)(Task(**task))
         began = time.perf_counter()
-        for module in self._adapter.modules:
+        for module in (*self._adapter.modules, *self._adapter.lazy_modules):
             self._adapter.load(module)
         import_s = time.perf_counter() - began
-        for module in self._adapter.lazy_modules:
-            self._adapter.load(module)
         import numpy  # noqa: F401  (the harness needs it, whatever the library does)
 
         self._mark("imports")
@@ -85,15 +83,18 @@ class Worker:
         self._mark("first_query")
         return {"open_s": opened - began, "first_query_s": answered - asked, "points": points}
 
-    def singles(self, params: dict[str, Any]) -> dict[str, Any]:
-        """One pass: every query by the library's single-query call, each timed in ns."""
-        adapter, ids, latency = self._adapter, self._ids, self._latency_ns
+    def singles(
+        self, params: dict[str, Any], first: int = 0, end: int | None = None
+    ) -> dict[str, Any]:
+        """One pass: queries from `first` on by the library's single-query call, timed in ns."""
+        adapter, rows = self._adapter, self._rows[first:end]
+        ids, latency = self._ids[first:end], self._latency_ns[first:end]
         adapter.select(params)
         call, clock = adapter.call(), time.perf_counter_ns
         ids.fill(-1)
         read, faults = read_storage_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
         started, cpu = time.time(), time.process_time_ns()
-        for i, row in enumerate(self._rows):
+        for i, row in enumerate(rows):
             began = clock()
             answer = call(row)
             latency[i] = clock() - began
@@ -158,9 +159,6 @@ def _answer(worker: Any, command: str, arguments: dict[str, Any]) -> tuple[str, 
 
 def serve(worker: Any) -> None:
     """Let the methods of an object obey the parent until it closes the connection."""
-    if len(sys.argv) > 2:
-        with open(os.path.join(sys.argv[2], "cgroup.procs"), "w", encoding="ascii") as group:
-            group.write(str(os.getpid()))
     cpus = os.environ.get("BENCH_CPUS")
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})

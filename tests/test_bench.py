@@ -17,7 +17,7 @@ from bench.channel import BenchError
 from bench.machine import machine_facts, without_places
 from bench.memory import read_memory
 from bench.results import load_run
-from bench.run import Settings, run, turns, worth_repeating
+from bench.run import Settings, run, sittings, turns, worth_repeating
 from bench.summary import ratio_at, summarise
 
 DATASET = "synthetic-2000x16"
@@ -195,6 +195,74 @@ def test_an_earlier_build_is_reused_only_when_asked(cached: Path) -> None:
         )
         stored = run(settings, cached / "out", cached / "work", machine_facts("test"), print)
         assert stored.pairs[0].record["build"]["reused"] is expected
+
+
+def test_references_sit_in_every_sitting() -> None:
+    asked = ("vecstore", "a", "hnswlib", "b", "c")
+    assert sittings(asked, (), 0) == [list(asked)]
+    assert sittings(asked, (), 2) == [
+        ["vecstore", "a", "hnswlib", "b"],
+        ["vecstore", "hnswlib", "c"],
+    ]
+    assert sittings(asked, ("vecstore", "hnswlib", "a"), 0) == [["vecstore", "hnswlib", "b", "c"]]
+    assert sittings(asked, ("a", "b", "c"), 2) == [["vecstore", "hnswlib"]]
+    assert sittings(("vecstore", "a"), ("vecstore", "a"), 2) == []
+    assert sittings(("a", "b"), (), 1) == [["a"], ["b"]]
+
+
+def test_a_run_goes_on_where_it_ended(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.run.REFERENCES", ("hnswlib", "faiss-flat"))
+    folder, said = cached / "out", list[str]()
+
+    def asked(*adapters: str, queries: int = 20) -> None:
+        settings = Settings(
+            (DATASET,), adapters, queries=queries, repeats=2, batch=False, together=1, go_on=True
+        )
+        run(settings, folder, cached / "work", machine_facts("test"), said.append)
+
+    def built() -> list[str]:
+        names = [line.rpartition(" ")[2] for line in said if "building" in line]
+        said.clear()
+        return names
+
+    asked("faiss-flat", "faiss-ivf-mmap")
+    assert built() == ["faiss-flat", "faiss-ivf-mmap"]
+    first = (folder / f"{DATASET}--faiss-flat.npz").read_bytes()
+    asked("faiss-flat", "faiss-ivf-mmap")
+    assert built() == []
+    asked("faiss-flat", "faiss-ivf-mmap", "faiss-hnsw", "faiss-ivfpq")
+    assert built() == ["faiss-flat", "faiss-hnsw", "faiss-flat", "faiss-ivfpq"]
+    stored = load_run(folder)
+    places = [(pair.adapter, pair.record["sitting"]) for pair in stored.pairs]
+    assert places == [
+        *(("faiss-flat", 0), ("faiss-ivf-mmap", 0)),
+        *(("faiss-flat", 1), ("faiss-hnsw", 1)),
+        *(("faiss-flat", 2), ("faiss-ivfpq", 2)),
+    ]
+    assert (folder / f"{DATASET}--faiss-flat.npz").read_bytes() == first
+    reused = [pair.record["build"]["reused"] for pair in stored.pairs]
+    assert reused == [False, False, True, False, True, False]
+    monkeypatch.setattr("bench.report.OURS", "faiss-flat")
+    _, rows = report.write_report([stored], folder)[0]
+    names = ["faiss-flat", "faiss-ivf-mmap", "faiss-hnsw", "faiss-ivfpq"]
+    assert [row[0] for row in rows] == names
+    text = (folder / "report.md").read_text("utf-8")
+    duels = text.partition("| vecstore against |")[2].partition("\n\n")[0]
+    assert [line.split(" | ")[0] for line in duels.splitlines()[2:]] == [
+        f"| {n}" for n in names[1:]
+    ]
+    with pytest.raises(BenchError, match="was measured with queries 20, now it is 30"):
+        asked("faiss-flat", queries=30)
+
+
+def test_sources_of_the_store_belong_to_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = adapter_class("vecstore").code()
+    assert before == adapter_class("vecstore-float32").code()
+    real = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda self: real(self) + b" " * (self.name == "ids.py")
+    )
+    assert adapter_class("vecstore").code() != before
 
 
 def test_a_failing_adapter_leaves_the_others(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ ADAPTERS: dict[str, str] = {
     "faiss-hnsw": "bench.adapters.faiss_:FaissHnsw",
     "faiss-ivfpq": "bench.adapters.faiss_:FaissIvfPq",
     "faiss-ivf-mmap": "bench.adapters.faiss_:FaissIvfMapped",
+    "faiss-ivfsq-mmap": "bench.adapters.faiss_:FaissIvfSqMapped",
+    "faiss-hnswsq": "bench.adapters.faiss_:FaissHnswSq",
+    "faiss-ivfrabitq": "bench.adapters.faiss_:FaissIvfRabitq",
     "usearch": "bench.adapters.usearch_:Usearch",
     "lancedb-ivfpq": "bench.adapters.lancedb_:LanceIvfPq",
     "lancedb-hnswsq": "bench.adapters.lancedb_:LanceHnswSq",
@@ -24,6 +27,8 @@ ADAPTERS: dict[str, str] = {
     "zvec-hnsw": "bench.adapters.zvec_:ZvecHnsw",
     "zvec-ivf": "bench.adapters.zvec_:ZvecIvfRabitq",
     "zvec-diskann": "bench.adapters.zvec_:ZvecDiskAnn",
+    "zvec-hnswint8": "bench.adapters.zvec_:ZvecHnswInt8",
+    "zvec-hnswrabitq": "bench.adapters.zvec_:ZvecHnswRabitq",
     "diskann": "bench.adapters.diskann_:DiskAnn",
 }
 

@@ -57,7 +57,7 @@ class Task:
 class Adapter(ABC):
     """One library in one configuration."""
 
-    #: Modules imported first, timed; a missing one makes the adapter skip.
+    #: Modules imported first; a missing one makes the adapter skip.
     modules: ClassVar[tuple[str, ...]]
     #: Dependencies that the library loads late; imported next, so that they too count as imports.
     lazy_modules: ClassVar[tuple[str, ...]] = ()
@@ -84,6 +84,11 @@ class Adapter(ABC):
             except importlib.metadata.PackageNotFoundError:
                 found[package] = "unknown"
         return found
+
+    @classmethod
+    def code(cls) -> str:
+        """What tells builds apart that versions do not; compared before one is reused."""
+        return ""
 
     def load(self, module: str) -> Any:
         """Import a module of the library."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.adapters.base import Adapter, Params, normalised
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
 _GB = 2.0**30
 _PQ_BYTES_PER_DIM = 0.25
 _LIST_SWEEP = (10, 20, 30, 40, 60, 80, 120, 160, 240, 320)
+_BEAM_SWEEP = (2, 4, 8)
+_ROWS_PER_CACHED_NODE = 20
 
 
 class DiskAnn(Adapter):
-    """Graph degree 64, list 100 at build; the sweep is over the search list, beam width 4.
+    """Graph degree 64, list 100 at build; the sweep is over the search list and the beam width.
 
-    A query is ``batch_search`` of one row: the single ``search`` of diskannpy 0.7 returns wrong
-    ids with NumPy 2. Cosine is L2 on normalised rows, the same order; inner product is refused.
+    One node in 20 is kept in memory: those that searches for a sample of the rows pass most. A
+    query is ``batch_search`` of one row: the single ``search`` of diskannpy 0.7 returns wrong ids
+    with NumPy 2. Cosine is L2 on normalised rows, the same order; inner product is refused.
     """
 
     modules = ("numpy", "diskannpy")
@@ -46,11 +50,13 @@ class DiskAnn(Adapter):
         self._open = self.load("diskannpy").StaticDiskIndex(
             index_directory=str(self.task.workdir),
             num_threads=max(2, self.task.threads),  # with one, opening never ends
-            num_nodes_to_cache=0,
+            num_nodes_to_cache=self.task.rows // _ROWS_PER_CACHED_NODE,
+            cache_mechanism=1,  # nodes of sampled searches
         )
 
     def points(self) -> list[Params]:
-        return [{"complexity": n, "beam_width": 4} for n in _LIST_SWEEP if n >= self.task.k]
+        grid = product(_LIST_SWEEP, _BEAM_SWEEP)
+        return [{"complexity": n, "beam_width": b} for n, b in grid if n >= self.task.k]
 
     def select(self, params: Params) -> None:
         self._params = {name: int(value) for name, value in params.items()}

@@ -1,4 +1,4 @@
-"""faiss: exact search, HNSW, IVF-PQ fastscan with refinement, and IVF read through a map."""
+"""faiss: exact search, HNSW, IVF of PQ or RaBitQ codes with refinement, IVF read through a map."""
 
 from __future__ import annotations
 
@@ -66,9 +66,6 @@ class FaissAdapter(Adapter):
         faiss = self.load("faiss")
         faiss.omp_set_num_threads(self.task.threads)
         self._open = faiss.read_index(self._path, faiss.IO_FLAG_MMAP if self.mapped else 0)
-        if self.mapped:
-            # the default starts 32 threads for every query, which costs a warm one milliseconds
-            faiss.downcast_InvertedLists(self._open.invlists).prefetch_nthread = 0
 
     def rows(self, queries: Vectors) -> list[Any]:
         ready = normalised(queries) if self.task.metric == "cosine" else queries
@@ -117,18 +114,33 @@ class FaissHnsw(FaissAdapter):
         self._open.hnsw.efSearch = int(params["efSearch"])
 
 
-class FaissIvfPq(FaissAdapter):
-    """IVF with 4-bit PQ scanned from registers, then refinement from float32 rows in memory."""
+class FaissHnswSq(FaissHnsw):
+    """HNSW over rows of 8 bits a dimension, then refinement from float32 rows in memory."""
 
-    build_params: ClassVar[dict[str, Any]] = {"dims_per_code": 2, "refine": "RFlat"}
+    build_params: ClassVar[dict[str, Any]] = {"M": 16, "efConstruction": 200, "refine": "RFlat"}
 
     def factory(self) -> str:
-        codes = max(1, self.task.dim // self.build_params["dims_per_code"])
-        lists = list_count(self.task.rows)
-        return f"IVF{lists},PQ{codes}x4fs,{self.build_params['refine']}"
+        return f"HNSW{self.build_params['M']},SQ8,{self.build_params['refine']}"
+
+    def prepare(self, index: Any) -> None:
+        super().prepare(self.load("faiss").downcast_index(index.base_index))
 
     def points(self) -> list[Params]:
-        grid = product(NPROBE_SWEEP[1:], (3, 8, 20, 50))
+        return [{**point, "k_factor": f} for point, f in product(super().points(), (1, 2))]
+
+    def select(self, params: Params) -> None:
+        hnsw = self.load("faiss").downcast_index(self._open.base_index).hnsw
+        hnsw.efSearch = int(params["efSearch"])
+        self._open.k_factor = float(params["k_factor"])
+
+
+class FaissIvfRefined(FaissAdapter):
+    """IVF whose lists are found by an HNSW graph; codes are refined from float32 rows in memory."""
+
+    k_factors: ClassVar[tuple[int, ...]]
+
+    def points(self) -> list[Params]:
+        grid = product(NPROBE_SWEEP[1:], self.k_factors)
         usable = list_count(self.task.rows)
         return [{"nprobe": n, "k_factor": f} for n, f in grid if n <= usable]
 
@@ -138,8 +150,35 @@ class FaissIvfPq(FaissAdapter):
         self._open.k_factor = float(params["k_factor"])
 
 
+class FaissIvfPq(FaissIvfRefined):
+    """IVF with 4-bit PQ scanned from registers, then refinement from float32 rows in memory."""
+
+    build_params: ClassVar[dict[str, Any]] = {"dims_per_code": 2, "lists": "HNSW32"}
+    k_factors = (3, 8, 20, 50)
+
+    def factory(self) -> str:
+        codes = max(1, self.task.dim // self.build_params["dims_per_code"])
+        lists = f"IVF{list_count(self.task.rows)}_{self.build_params['lists']}"
+        return f"{lists},PQ{codes}x4fs,RFlat"
+
+
+class FaissIvfRabitq(FaissIvfRefined):
+    """IVF with RaBitQ codes of 4 bits, the first scanned from registers, then refinement."""
+
+    build_params: ClassVar[dict[str, Any]] = {"bits": 4, "lists": "HNSW32", "rotation": "RR"}
+    k_factors = (1, 2, 4, 10)
+
+    def factory(self) -> str:
+        lists = f"IVF{list_count(self.task.rows)}_{self.build_params['lists']}"
+        return f"RR{self.task.dim},{lists},RaBitQfs{self.build_params['bits']},RFlat"
+
+
 class FaissIvfMapped(FaissAdapter):
-    """IVF of float32 rows whose lists stay in the file: faiss's form for disk."""
+    """IVF of float32 rows whose lists stay in the file: faiss's form for disk.
+
+    The sweep includes faiss's threads that read ahead, which it starts for every query: cold they
+    help, warm they cost milliseconds.
+    """
 
     mapped = True
 
@@ -147,7 +186,18 @@ class FaissIvfMapped(FaissAdapter):
         return f"IVF{list_count(self.task.rows)},Flat"
 
     def points(self) -> list[Params]:
-        return [{"nprobe": n} for n in NPROBE_SWEEP if n <= list_count(self.task.rows)]
+        grid = product(NPROBE_SWEEP, (0, 32))
+        usable = list_count(self.task.rows)
+        return [{"nprobe": n, "prefetch_threads": t} for n, t in grid if n <= usable]
 
     def select(self, params: Params) -> None:
+        lists = self.load("faiss").downcast_InvertedLists(self._open.invlists)
+        lists.prefetch_nthread = int(params["prefetch_threads"])
         self._open.nprobe = int(params["nprobe"])
+
+
+class FaissIvfSqMapped(FaissIvfMapped):
+    """IVF of rows with 8 bits a dimension whose lists stay in the file, without refinement."""
+
+    def factory(self) -> str:
+        return f"IVF{list_count(self.task.rows)},SQ8"

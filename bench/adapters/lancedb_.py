@@ -57,7 +57,7 @@ class LanceAdapter(Adapter):
         self._table = self.load("lancedb").connect(str(self.task.workdir)).open_table(_TABLE)
 
     def points(self) -> list[Params]:
-        return [{"nprobes": n, "refine_factor": f} for n, f in product(_NPROBES, (2, 5, 20))]
+        return [{"nprobes": n, "refine_factor": f} for n, f in product(_NPROBES, (2, 5, 20, 50))]
 
     def select(self, params: Params) -> None:
         self._params = params

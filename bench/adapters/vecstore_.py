@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.adapters.base import Adapter, Params
@@ -25,6 +28,17 @@ class Vecstore(Adapter):
     lazy_modules = ("vecstore.store",)
     packages = ("vecstore", "numpy", "numba", "llvmlite", "lmdb", "faiss-cpu")
     build_params: ClassVar[dict[str, Any]] = {"codec": "auto"}
+
+    @classmethod
+    def code(cls) -> str:
+        """Hash of the library's sources, which change while its version stays."""
+        spec = importlib.util.find_spec("vecstore")
+        assert spec is not None
+        assert spec.origin is not None
+        digest, folder = hashlib.sha256(), Path(spec.origin).parent
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder)}".encode() + b"\0" + path.read_bytes())
+        return digest.hexdigest()[:16]
 
     def _store(self, mode: str) -> Any:
         return self.load("vecstore").open(self.task.workdir / "store", mode=mode)

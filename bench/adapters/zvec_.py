@@ -1,4 +1,4 @@
-"""zvec: an embedded vector database with HNSW, IVF-RaBitQ and DiskANN indexes."""
+"""zvec: an embedded vector database with HNSW, RaBitQ and DiskANN indexes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 _METRICS = {"l2": "L2", "cosine": "COSINE", "ip": "IP"}
 _FIELD = "vector"
 _INSERT_ROWS = 1000
+
+
+def refined(params: Params) -> dict[str, Any]:
+    """Arguments by which so many times k candidates are compared exactly; none without a factor."""
+    if not params["scale_factor"]:
+        return {}
+    return {"is_using_refiner": True, "scale_factor": float(params["scale_factor"])}
 
 
 class ZvecAdapter(Adapter):
@@ -107,6 +114,36 @@ class ZvecHnsw(ZvecAdapter):
         return zvec.HnswQueryParam(ef=int(params["ef"]))
 
 
+class ZvecHnswInt8(ZvecHnsw):
+    """HNSW over rows of 8 bits a dimension in contiguous memory, with and without refinement."""
+
+    def index(self, zvec: Any, metric: Any) -> Any:
+        return zvec.HnswIndexParam(
+            metric_type=metric,
+            quantize_type=zvec.QuantizeType.INT8,
+            use_contiguous_memory=True,
+            **self.build_params,
+        )
+
+    def points(self) -> list[Params]:
+        return [{**point, "scale_factor": f} for point, f in product(super().points(), (0, 2))]
+
+    def query_params(self, zvec: Any, params: Params) -> Any:
+        return zvec.HnswQueryParam(ef=int(params["ef"]), **refined(params))
+
+
+class ZvecHnswRabitq(ZvecHnswInt8):
+    """HNSW over 7-bit RaBitQ codes, with and without refinement."""
+
+    build_params: ClassVar[dict[str, Any]] = {"m": 16, "ef_construction": 200, "total_bits": 7}
+
+    def index(self, zvec: Any, metric: Any) -> Any:
+        return zvec.HnswRabitqIndexParam(metric_type=metric, **self.build_params)
+
+    def query_params(self, zvec: Any, params: Params) -> Any:
+        return zvec.HnswRabitqQueryParam(ef=int(params["ef"]), **refined(params))
+
+
 class ZvecIvfRabitq(ZvecAdapter):
     """IVF of 7-bit RaBitQ codes; the sweep is over probes, with and without refinement."""
 
@@ -122,10 +159,7 @@ class ZvecIvfRabitq(ZvecAdapter):
         return [{"nprobe": n, "scale_factor": f} for n, f in grid]
 
     def query_params(self, zvec: Any, params: Params) -> Any:
-        refined = {"is_using_refiner": True, "scale_factor": float(params["scale_factor"])}
-        return zvec.IvfRabitqQueryParam(
-            nprobe=int(params["nprobe"]), **(refined if params["scale_factor"] else {})
-        )
+        return zvec.IvfRabitqQueryParam(nprobe=int(params["nprobe"]), **refined(params))
 
 
 class ZvecDiskAnn(ZvecAdapter):
