@@ -12,7 +12,7 @@ import pytest
 
 import vecstore
 from tests.store_checks import normal, small_limits, sound_store
-from vecstore import compaction, planning, recalibration, upkeep
+from vecstore import compaction, idle, planning, recalibration, upkeep
 from vecstore.balance import Entries, Tally
 from vecstore.calibrate import calibrate
 from vecstore.collection import Collection
@@ -48,7 +48,7 @@ def groups(count: int, rows: int) -> Any:
 def never_merge(patch: pytest.MonkeyPatch) -> None:
     """Let entries of ended rows leave by nothing but renewal."""
     patch.setattr(compaction, "TIER_EXTENTS", 10_000)
-    patch.setattr(compaction, "DEAD_SHARE", 1.0)
+    patch.setattr(idle, "DEAD_SHARE", 1.0)
 
 
 def churn(docs: Collection, x: Any, rows: int = ROWS) -> range:
@@ -283,22 +283,42 @@ def test_replaced_files_are_let_go_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 def unread(docs: Collection) -> float:
     """Largest share of an extent's entries that are those of postings which are no more."""
-    view = docs._core.reader.view()
-    stored = np.array([part.runs["rows"].sum() for part in view.snapshot.extents.postings])
-    return float((1 - view.index.entries_by_part() / stored).max())
+    with docs._core.writer._indexer._writing.captured() as captured:
+        parts = captured.snapshot.extents.postings
+        stored = np.array([part.runs["rows"].sum() for part in parts])
+        tenants = np.unique(np.concatenate([part.runs["tenant"] for part in parts])).tolist()
+        read = sum(captured.view(tenant).index.entries_by_part() for tenant in tenants)
+    return float((1 - read / stored).max())
 
 
+@pytest.mark.parametrize("tenants", [[], ["ann", "bob"]])
 def test_extents_that_are_hardly_read_are_written_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tenants: list[str]
 ) -> None:
     small_limits(monkeypatch)
-    monkeypatch.setattr("vecstore.compaction.TIER_EXTENTS", 1_000)
+    never_merge(monkeypatch)
     x = groups(8, 100)
     shares = {}
     for most in (1.0, 0.3):
-        monkeypatch.setattr("vecstore.compaction.UNREAD_SHARE", most)
+        monkeypatch.setattr(idle, "UNREAD_SHARE", most)
         with sound_store(tmp_path / str(most)) as store:
-            docs = store.collection("docs", dim=DIM)
-            churn(docs, x)
+            docs = store.collection("docs", dim=DIM, tenants=bool(tenants))
+            for name in tenants[1:]:
+                docs.tenant(name).upsert(range(90), normal(90, DIM))
+            churn(docs.tenant(tenants[0]) if tenants else docs, x)
             shares[most] = unread(docs)
     assert shares[0.3] <= 0.3 < shares[1.0]
+
+
+def test_ended_rows_leave_postings_that_nothing_comes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_limits(monkeypatch)
+    monkeypatch.setattr(upkeep, "INSPECTED", 0)
+    with sound_store(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=DIM)
+        docs.upsert(range(ROWS), normal(ROWS, DIM))
+        docs.delete(range(ROWS // 2))
+        docs.upsert(range(ROWS, ROWS + STEP), normal(STEP, DIM, 1))
+        entries, live = entries_of(docs)
+        assert entries - live <= idle.DEAD_SHARE * entries
