@@ -323,6 +323,6 @@ def _check_facts(transaction: Transaction, snapshot: Snapshot) -> Iterator[Viola
             yield Violation(
                 "counts-agree", identity.name, f"{count} {kind.name} records, {counted} counted"
             )
-    for row, tenant, raw_id, vector in read_log(transaction, collection, 0):
-        if row < snapshot.state.log_first or len(vector) != identity.row_bytes:
-            yield Violation("row-log", identity.name, f"row {row} of {tenant} ({raw_id!r})")
+    for entry in read_log(transaction, identity, bool(snapshot.state.int_ids)):
+        if entry.first < snapshot.state.log_first:
+            yield Violation("row-log", identity.name, f"row {entry.first} was flushed")

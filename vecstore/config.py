@@ -48,6 +48,12 @@ LOG_INDEXED_FRACTION: Final = 1 / 64
 LOG_BYTES_MAX: Final = 32 << 20
 """... these bytes of vectors (and at least `CHUNK_ROWS` rows)."""
 
+LOG_ENTRY_BYTES: Final = 32 << 10
+"""Rows of one call stand together in an entry of the row log, about so many bytes of vectors."""
+
+LOG_ROOM_BYTES: Final = 1 << 20
+"""Room for vectors that a process begins a row log with; memory is taken as it fills."""
+
 GROWTH_MAX: Final = 2.0
 """A tenant is calibrated anew when it has this many times the rows that it was calibrated with, or
 that part of them, ...."""

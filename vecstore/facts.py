@@ -152,8 +152,6 @@ class Edit:
             self._dead.append(row)
             self.state.live_rows -= 1
             record.rows -= 1
-            if row >= self.state.log_first:
-                self.transaction.delete(layout.key_u32(self.collection, Kind.LOG, row))
             if self.state.metadata_rows and self.transaction.delete(
                 layout.key_u32(self.collection, Kind.METADATA, row)
             ):

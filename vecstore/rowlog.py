@@ -11,32 +11,108 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
+from vecstore.config import LOG_ENTRY_BYTES, LOG_ROOM_BYTES
 from vecstore.errors import CorruptionError
-from vecstore.layout import Kind
+from vecstore.extent_set import Identity
+from vecstore.ids import Ids
+from vecstore.layout import Kind, StateRecord
 from vecstore.transaction import Transaction
 
+U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
 
-def log_value(tenant: int, raw_id: bytes, row: NDArray[np.uint8]) -> bytes:
-    """Encode a fresh row, given in its raw form, for LMDB."""
-    return layout.LOG_HEAD.pack(tenant, len(raw_id)) + raw_id + row.tobytes()
+
+@dataclass(frozen=True)
+class Entry:
+    """Fresh rows of one call, or as many of them as one entry of LMDB holds.
+
+    Attributes
+    ----------
+    first : int
+        Row number of the first; the others follow without a gap.
+    owners : uint32 (rows,)
+        Their tenants.
+    ids : list
+    rows : uint8 (rows, row bytes)
+        In their raw form.
+    """
+
+    first: int
+    owners: U32
+    ids: list[Any]
+    rows: U8
+
+
+def log_entries(
+    collection: int, first: int, owners: U32, ids: Ids, rows: U8
+) -> Iterator[tuple[bytes, bytes]]:
+    """Encode fresh rows (n, row bytes) for LMDB, some to an entry: keys and payloads, in order."""
+    together = max(1, LOG_ENTRY_BYTES // rows.shape[1])
+    for start in range(0, len(rows), together):
+        part = slice(start, start + together)
+        raw_ids, ends = _pack_ids(ids.values[part])
+        head = layout.LOG_HEAD.pack(len(ends), len(raw_ids))
+        own = owners[part].astype("<u4").tobytes()
+        payload = b"".join((head, own, ends.tobytes(), raw_ids, rows[part].tobytes()))
+        yield layout.key_u32(collection, Kind.LOG, first + start), payload
+
+
+def _pack_ids(ids: NDArray[np.int64] | list[str]) -> tuple[bytes, U32]:
+    """Ids as they stand in keys, one after the other, and where each ends."""
+    if isinstance(ids, np.ndarray):
+        ends = np.arange(1, len(ids) + 1, dtype="<u4") * np.uint32(layout.U64.size)
+        return ids.astype(">u8").tobytes(), ends
+    encoded = [layout.encode_id(value) for value in ids]
+    return b"".join(encoded), np.cumsum([len(raw) for raw in encoded]).astype("<u4")
 
 
 def read_log(
-    transaction: Transaction, collection: int, first_row: int
-) -> Iterator[tuple[int, int, bytes, bytes]]:
-    """Yield (row number, tenant, id bytes, raw row) of fresh rows from `first_row` on."""
+    transaction: Transaction, identity: Identity, is_int: bool, first_row: int = 0
+) -> Iterator[Entry]:
+    """Yield the fresh rows from `first_row` on.
+
+    Raises
+    ------
+    CorruptionError
+        An entry is shorter or longer than its rows are.
+    """
+    collection, row_bytes = identity.record.number, identity.row_bytes
     start = layout.key_u32(collection, Kind.LOG, first_row)
     prefix = layout.key(collection, Kind.LOG)
     head = layout.LOG_HEAD.size
     for key, value in transaction.scan(prefix, start):
-        row = int(layout.U32.unpack(key[len(prefix) :])[0])
-        tenant, size = layout.LOG_HEAD.unpack_from(value)
-        yield row, tenant, value[head : head + size], value[head + size :]
+        first = int(layout.U32.unpack(key[len(prefix) :])[0])
+        count, id_bytes = layout.LOG_HEAD.unpack_from(value) if len(value) >= head else (0, 0)
+        size = head + 8 * count + id_bytes + count * row_bytes
+        if not count or len(value) != size or (is_int and id_bytes != layout.U64.size * count):
+            raise CorruptionError(
+                f"The row log of collection {identity.name!r} has {len(value)} bytes at row "
+                f"{first}, where {count} rows take {size}; restore a backup.",
+                collection=identity.name,
+            )
+        owners = np.frombuffer(value, "<u4", count, head)
+        ends = np.frombuffer(value, "<u4", count, head + 4 * count)
+        at = head + 8 * count
+        ids = _unpack_ids(value[at : at + id_bytes], ends, is_int)
+        rows = np.frombuffer(value, np.uint8, offset=at + id_bytes)
+        yield Entry(first, owners, ids, rows.reshape(count, row_bytes))
+
+
+def _unpack_ids(raw: bytes, ends: U32, is_int: bool) -> list[Any]:
+    """Invert `_pack_ids`."""
+    if is_int:
+        ids: list[Any] = np.frombuffer(raw, ">u8").tolist()
+        return ids
+    places = [0, *ends.tolist()]
+    return [raw[start:end].decode() for start, end in pairwise(places)]
 
 
 class RowLog:
@@ -57,46 +133,37 @@ class RowLog:
     """
 
     def __init__(self, row_bytes: int) -> None:
-        self.vectors: NDArray[np.uint8] = np.empty((64, row_bytes), np.uint8)
-        self.numbers: NDArray[np.uint32] = np.empty(64, np.uint32)
+        room = max(1, LOG_ROOM_BYTES // row_bytes)
+        self.vectors: U8 = np.empty((room, row_bytes), np.uint8)
+        self.numbers: U32 = np.empty(room, np.uint32)
         self.ids: list[int | str] = []
         self.owners: list[int] = []
         self.tenants: dict[int, array[int]] = {}
         self.count = 0
         self.next_row = 0
 
-    def catch_up(
-        self, transaction: Transaction, collection: int, is_int: bool, first: int
-    ) -> NDArray[np.uint32]:
-        """Append the rows that LMDB has beyond those held; return their numbers.
+    def catch_up(self, transaction: Transaction, identity: Identity, state: StateRecord) -> U32:
+        """Append the rows that LMDB has beyond those held; return their numbers."""
+        since = max(state.log_first, self.next_row)
+        entries = list(read_log(transaction, identity, bool(state.int_ids), since))
+        start = self.count
+        self._make_room(start + sum(len(entry.ids) for entry in entries))
+        for entry in entries:
+            self._append(entry)
+        return self.numbers[start : self.count]
 
-        Raises
-        ------
-        CorruptionError
-            A stored row is shorter or longer than rows of the collection are.
-        """
-        start, row_bytes = self.count, self.vectors.shape[1]
-        entries = list(read_log(transaction, collection, max(first, self.next_row)))
-        if not entries:
-            return self.numbers[start:start]
-        numbers, owners, raw_ids, rows = zip(*entries, strict=True)
-        for number, row in zip(numbers, rows, strict=True):
-            if len(row) != row_bytes:
-                raise CorruptionError(
-                    f"Row {number} of the row log has {len(row)} bytes where rows take "
-                    f"{row_bytes}; restore a backup."
-                )
-        count = start + len(entries)
-        self._make_room(count)
-        self.vectors[start:count] = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, row_bytes)
-        self.numbers[start:count] = numbers
-        self.ids += [layout.decode_id(raw_id, is_int) for raw_id in raw_ids]
+    def _append(self, entry: Entry) -> None:
+        start, end = self.count, self.count + len(entry.ids)
+        self.vectors[start:end] = entry.rows
+        self.next_row = entry.first + len(entry.ids)
+        self.numbers[start:end] = np.arange(entry.first, self.next_row)
+        self.ids += entry.ids
+        owners = entry.owners.tolist()
         self.owners += owners
-        if any(owners):
+        if owners[0] != layout.TENANT_NONE:
             for place, owner in enumerate(owners, start):
                 self.tenants.setdefault(owner, array("I")).append(place)
-        self.count, self.next_row = count, numbers[-1] + 1
-        return self.numbers[start:count]
+        self.count = end
 
     def _make_room(self, count: int) -> None:
         """Let the buffers hold so many rows; those that snapshots share stay as they are."""

@@ -55,6 +55,8 @@ class Snapshot:
         yet changes under its number.
     log_vectors : uint8 (capacity, row bytes)
         The log's buffer as it was; the first `log_count` rows count.
+    chunk_table : int64 (chunks, CHUNK_FIELDS)
+        Where raw rows are, for as many as have numbers.
     view : int64 array
         What kernels take but for the tenant's part; valid as long as the snapshot is referenced.
     arrays : tuple
@@ -72,6 +74,7 @@ class Snapshot:
     log_count: int
     live: U64
     log_vectors: NDArray[np.uint8]
+    chunk_table: I64
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
     tenants: LruBytes[int, Any] = field(
@@ -276,8 +279,7 @@ def take_snapshot(
         }
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
         log = RowLog(identity.row_bytes)
-    is_int = bool(state.int_ids)
-    fresh = log.catch_up(transaction, collection, is_int, state.log_first)
+    fresh = log.catch_up(transaction, identity, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
     if old is not None and same_extents and changes is not None:
@@ -295,7 +297,8 @@ def take_snapshot(
             f"{found}; restore a backup.",
             collection=identity.name,
         )
-    return _assemble(identity, number, calls, state, extents, log, live)
+    table = old.chunk_table if old is not None and same_extents else None
+    return _assemble(identity, number, calls, state, extents, log, live, table)
 
 
 def with_index(
@@ -326,11 +329,13 @@ def _assemble(
     extents: ExtentSet,
     log: RowLog,
     live: U64,
+    table: I64 | None = None,
 ) -> Snapshot:
-    """Lay out the kernel view of a state."""
+    """Lay out the kernel view of a state; `table` is that of a state with the same extents."""
     chunks = len(live) * 64 // CHUNK_ROWS
-    table = np.zeros((chunks, v.CHUNK_FIELDS), np.int64)
-    table[: len(extents.chunk_table)] = extents.chunk_table
+    if table is None or len(table) != chunks:
+        table = np.zeros((chunks, v.CHUNK_FIELDS), np.int64)
+        table[: len(extents.chunk_table)] = extents.chunk_table
     view = np.zeros(v.VIEW_FIELDS, np.int64)
     record = identity.record
     view[v.DIM] = record.dim
@@ -341,7 +346,18 @@ def _assemble(
     view[v.LIVE] = live.ctypes.data
     view[v.RAW_FORM] = identity.form.number
     view[v.ROW_BYTES] = identity.row_bytes
-    arrays = (log.vectors, log.numbers, table)
+    arrays = (log.vectors, log.numbers)
     return Snapshot(
-        identity, number, calls, state, extents, log, log.count, live, log.vectors, view, arrays
+        identity,
+        number,
+        calls,
+        state,
+        extents,
+        log,
+        log.count,
+        live,
+        log.vectors,
+        table,
+        view,
+        arrays,
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import layout, membership
+from vecstore import membership
 from vecstore.clustering import Progress, silent
 from vecstore.compaction import Compactor
 from vecstore.config import (
@@ -32,12 +32,12 @@ from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer
-from vecstore.layout import TENANT_NONE, Kind
+from vecstore.layout import TENANT_NONE
 from vecstore.lookups import find_tenant
 from vecstore.maintenance import Maintenance
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.publish import clear_retired
-from vecstore.rowlog import log_value
+from vecstore.rowlog import log_entries
 from vecstore.scopes import find_ids
 from vecstore.shares import NewRows
 from vecstore.tenancy import Tenancy
@@ -193,12 +193,8 @@ class Writer:
             edit.reserve(first, len(rows))
             tenants = self._tenants(edit, batch)
             owners = self._put_facts(edit, batch, tenants, rows, add, indexed=False)
-            put = edit.transaction.put
-            for row, owner, raw_id, raw_row in zip(
-                rows.tolist(), owners.tolist(), batch.ids.encoded(), raw_rows, strict=True
-            ):
-                key = layout.key_u32(edit.collection, Kind.LOG, row)
-                put(key, log_value(owner, raw_id, raw_row))
+            entries = log_entries(edit.collection, first, owners, batch.ids, raw_rows)
+            edit.transaction.put_many(entries)
 
     def _put_bulk(self, batch: Batch, add: bool, progress: Progress) -> None:
         with self._writing.reading() as transaction:

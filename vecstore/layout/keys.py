@@ -21,7 +21,7 @@ class Kind(IntEnum):
     METADATA = 5  # c, METADATA, row u32          -> msgpack of the user's dict
     DOCUMENT = 6  # c, DOCUMENT, row u32          -> utf8
     DEAD = 7  # c, DEAD, page u32                 -> bitmap of DEAD_PAGE_ROWS rows
-    LOG = 8  # c, LOG, row u32                    -> LOG_HEAD, id bytes, raw row
+    LOG = 8  # c, LOG, first row u32              -> LOG_HEAD, tenants u32, ends u32, ids, raw rows
     EXTENT = 9  # c, EXTENT, extent u64           -> ExtentRecord
     RETIRED = 10  # 0, RETIRED, extent u64        -> transaction u64
     CHANGE = 11  # c, CHANGE, transaction u64     -> ChangeRecord
@@ -40,7 +40,7 @@ _KEY_PAIR: Final = struct.Struct(">IBII")
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
 _PAIR: Final = struct.Struct(">II")
-LOG_HEAD: Final = struct.Struct("<IH2x")  # tenant, bytes of the id
+LOG_HEAD: Final = struct.Struct("<II")  # rows, bytes of all ids
 assert LOG_HEAD.size == 8
 
 DEAD_PAGE_ROWS: Final = 32_768

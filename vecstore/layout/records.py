@@ -142,13 +142,19 @@ def unpack(raw: bytes, type: Any = Any) -> Any:
 # What LMDB holds under a key: payload | first four bytes of xxh3-64 (big-endian) of key and payload
 
 SUM_BYTES: Final = 4
+JOINED_BYTES_MAX: Final = 4_096
+"""Up to here a copy of the payload costs less than a second call."""
 BULK_KEYS_MIN: Final = 16
 """From so many keys on, numpy and kernels pay for themselves."""
 
 
 def entry_sum(key: bytes, payload: bytes) -> bytes:
     """Checksum of an entry, its key included: a sound value under a broken key is not sound."""
-    return xxhash.xxh3_64_digest(key + payload)[:SUM_BYTES]
+    if len(payload) < JOINED_BYTES_MAX:
+        return xxhash.xxh3_64_digest(key + payload)[:SUM_BYTES]
+    summer = xxhash.xxh3_64(key)
+    summer.update(payload)
+    return summer.digest()[:SUM_BYTES]
 
 
 def entry_sums(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import BLOCK_ROWS
+from vecstore.kernels.rowsets import mark
 from vecstore.layout.base import SECTION_ALIGN, align, padded_dim
 
 # --- blocks --------------------------------------------------------------------------------
@@ -87,13 +88,8 @@ def bitmap_words(rows: int) -> int:
 
 
 def set_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32], value: bool) -> None:
-    """Set (or clear) one bit per row, in place."""
-    words = rows >> np.uint32(6)
-    bits = np.uint64(1) << (rows & np.uint32(63)).astype(np.uint64)
-    if value:
-        np.bitwise_or.at(bitmap, words, bits)
-    else:
-        np.bitwise_and.at(bitmap, words, ~bits)
+    """Set (or clear) one bit per row, in place; rows beyond the bitmap are passed over."""
+    mark(bitmap, np.require(rows, np.uint32, "CW"), value)
 
 
 def set_range(bitmap: NDArray[np.uint64], first: int, end: int) -> None:
