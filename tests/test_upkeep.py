@@ -12,13 +12,14 @@ import pytest
 
 import vecstore
 from tests.store_checks import normal, small_limits, sound_store
-from vecstore import compaction, planning, recalibration, upkeep
-from vecstore.balance import Entries, Reshaping, Tally
+from vecstore import compaction, idle, planning, recalibration, upkeep
+from vecstore.balance import Entries, Tally
 from vecstore.calibrate import calibrate
 from vecstore.collection import Collection
 from vecstore.config import Effort
 from vecstore.directory import Leaves
 from vecstore.layout import TenantRecord, get_bits
+from vecstore.reshaping import Reshaping
 
 DIM = 6
 ROWS = 400
@@ -47,7 +48,7 @@ def groups(count: int, rows: int) -> Any:
 def never_merge(patch: pytest.MonkeyPatch) -> None:
     """Let entries of ended rows leave by nothing but renewal."""
     patch.setattr(compaction, "TIER_EXTENTS", 10_000)
-    patch.setattr(compaction, "DEAD_SHARE", 1.0)
+    patch.setattr(idle, "DEAD_SHARE", 1.0)
 
 
 def churn(docs: Collection, x: Any, rows: int = ROWS) -> range:
@@ -121,22 +122,80 @@ def test_off_nothing_changes_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert tally_of(docs).splits > 0
 
 
-def test_renewal_keeps_centroids_and_live_entries() -> None:
-    x = normal(60, 4)
-    centroids = np.stack([x[:20].mean(axis=0), x[20:40].mean(axis=0), x[40:].mean(axis=0)])
-    leaves = Leaves(0, np.array([7, 8, 9], np.uint32), centroids, centroids[0])
-    stored = Entries(np.array([1, 1, 1]), np.array([21, 23, 29]))
-    new = Entries(np.array([0, 1]), np.array([3, 30]))
+def entries(*pairs: tuple[int, int]) -> Entries:
+    """Entries from pairs of a posting and a row."""
+    ordinals, places = np.array(pairs, np.int64).T
+    return Entries(ordinals, places)
+
+
+def written_by(
+    x: Any, centroids: Any, stored: Entries, renew: list[int], copies: int = 2, new: Any = None
+) -> tuple[Any, list[tuple[int, int]], Tally]:
+    """Renew postings: centroids after it, entries written, and what was counted."""
+    centroids = np.asarray(centroids, np.float32)
+    leaves = Leaves(0, np.arange(7, 7 + len(centroids), dtype=np.uint32), centroids, centroids[0])
     none = np.zeros(0, np.int64)
-    shape = Reshaping(leaves, stored, new, lambda places: x[places], 2).run(
-        none, none, np.array([1])
-    )
-    assert shape.new == 1
-    assert shape.leaves.numbers.tolist() == [7, 9, 0]
-    assert np.array_equal(shape.leaves.centroids, centroids[[0, 2, 1]])
-    written = sorted(zip(shape.entries.ordinals, shape.entries.places, strict=True))
-    assert written == [(0, 3), (2, 21), (2, 23), (2, 29), (2, 30)]
-    assert shape.tally == Tally(renewed=1)
+    new = Entries(none, none) if new is None else new
+    reshaping = Reshaping(leaves, stored, new, lambda places: x[places], copies)
+    shape = reshaping.run(none, none, np.array(renew, np.int64))
+    assert shape.new == len(renew)
+    assert shape.leaves.numbers.tolist() == [
+        *(7 + i for i in range(len(centroids)) if i not in renew),
+        *([0] * len(renew)),
+    ]
+    written = zip(shape.entries.ordinals.tolist(), shape.entries.places.tolist(), strict=True)
+    return shape.leaves.centroids, sorted(written), shape.tally
+
+
+def test_renewal_writes_live_entries_and_rows_that_come() -> None:
+    x = np.float32([[0, 0], [0, 1], [9, 0], [9, 1], [9, 2]])
+    stored, new = entries((1, 2), (1, 3)), entries((0, 1), (1, 4))
+    after, written, tally = written_by(x, [[0, 0], [9, 0], [50, 50]], stored, [1], 1, new)
+    assert after.tolist() == [[0, 0], [50, 50], [9, 0]], "three rows make no mean"
+    assert written == [(0, 1), (2, 2), (2, 3), (2, 4)]
+    assert tally == Tally(renewed=1, checked=3)
+
+
+def test_centroids_of_renewed_postings_follow_their_rows() -> None:
+    """Rows nearer to another centroid have no part in the mean, and move there."""
+    x = np.float32([[10 + i % 3, i % 2] for i in range(12)] + [[21, 0], [22, 0]])
+    stored = entries(*((0, row) for row in range(14)))
+    after, written, tally = written_by(x, [[6, 0], [22, 0]], stored, [0], 1)
+    assert after == pytest.approx(np.stack([[22, 0], x[:12].mean(axis=0)]))
+    assert written == [(0, 12), (0, 13), *((1, row) for row in range(12))]
+    assert tally == Tally(renewed=1, checked=14, moved=2)
+
+
+def test_steps_of_k_means_go_on_from_where_centroids_came() -> None:
+    """Two postings that are renewed at once share their rows out between them."""
+    x = np.float32([[i, 0] for i in range(24)])
+    stored = entries(*((0, row) for row in range(24)), (1, 23))
+    after, written, _ = written_by(x, [[0, 0], [30, 0]], stored, [0, 1], 1)
+    sides = [(abs(x - centroid)).sum(axis=1) for centroid in after]
+    assert len(written) == 24
+    assert all(sides[home][row] <= sides[1 - home][row] for home, row in written)
+    assert after[0][0] < 9 < 15 < after[1][0]
+
+
+@pytest.mark.parametrize(
+    ("held", "apart", "written"),
+    [
+        ([0, 2], 10.2, [(3, 0)]),  # costs hardly more than the best, which it does not have
+        ([0, 1, 2], 10.2, [(3, 0)]),  # another that it has costs much more
+        ([0, 2, 3], 10.2, []),  # another that it has costs less
+        ([0, 2], 30, [(2, 0)]),  # the best one costs much less
+        ([0, 3], 10.2, [(1, 0)]),  # it always gets the nearest
+        ([0], 30, [(1, 0), (2, 0)]),
+    ],
+)
+def test_second_places_stay_unless_another_is_much_better(
+    held: list[int], apart: float, written: list[tuple[int, int]]
+) -> None:
+    """The renewed posting is then number 3, the others are 0 to 2; 1 is parallel to the nearest."""
+    centroids = [[0, apart], [10, 0], [1, 0], [0, -10.1]]
+    x = np.zeros((1, 2), np.float32)
+    found = written_by(x, centroids, entries(*((posting, 0) for posting in held)), [0])
+    assert found[1] == written
 
 
 def test_turns_cover_all_postings_and_stay_bounded() -> None:
@@ -224,22 +283,42 @@ def test_replaced_files_are_let_go_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 def unread(docs: Collection) -> float:
     """Largest share of an extent's entries that are those of postings which are no more."""
-    view = docs._core.reader.view()
-    stored = np.array([part.runs["rows"].sum() for part in view.snapshot.extents.postings])
-    return float((1 - view.index.entries_by_part() / stored).max())
+    with docs._core.writer._indexer._writing.captured() as captured:
+        parts = captured.snapshot.extents.postings
+        stored = np.array([part.runs["rows"].sum() for part in parts])
+        tenants = np.unique(np.concatenate([part.runs["tenant"] for part in parts])).tolist()
+        read = sum(captured.view(tenant).index.entries_by_part() for tenant in tenants)
+    return float((1 - read / stored).max())
 
 
+@pytest.mark.parametrize("tenants", [[], ["ann", "bob"]])
 def test_extents_that_are_hardly_read_are_written_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tenants: list[str]
 ) -> None:
     small_limits(monkeypatch)
-    monkeypatch.setattr("vecstore.compaction.TIER_EXTENTS", 1_000)
+    never_merge(monkeypatch)
     x = groups(8, 100)
     shares = {}
     for most in (1.0, 0.3):
-        monkeypatch.setattr("vecstore.compaction.UNREAD_SHARE", most)
+        monkeypatch.setattr(idle, "UNREAD_SHARE", most)
         with sound_store(tmp_path / str(most)) as store:
-            docs = store.collection("docs", dim=DIM)
-            churn(docs, x)
+            docs = store.collection("docs", dim=DIM, tenants=bool(tenants))
+            for name in tenants[1:]:
+                docs.tenant(name).upsert(range(90), normal(90, DIM))
+            churn(docs.tenant(tenants[0]) if tenants else docs, x)
             shares[most] = unread(docs)
     assert shares[0.3] <= 0.3 < shares[1.0]
+
+
+def test_ended_rows_leave_postings_that_nothing_comes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_limits(monkeypatch)
+    monkeypatch.setattr(upkeep, "INSPECTED", 0)
+    with sound_store(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=DIM)
+        docs.upsert(range(ROWS), normal(ROWS, DIM))
+        docs.delete(range(ROWS // 2))
+        docs.upsert(range(ROWS, ROWS + STEP), normal(STEP, DIM, 1))
+        entries, live = entries_of(docs)
+        assert entries - live <= idle.DEAD_SHARE * entries

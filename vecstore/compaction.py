@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import layout
+from vecstore import idle, layout
 from vecstore.attributes import Attributes
 from vecstore.balance import Entries, trim
 from vecstore.build import Built
@@ -55,10 +55,6 @@ TIER_BYTES = 1 << 20
 `TIER_EXTENTS` times as large."""
 DIRECTORIES_MAX = 8
 """Extents of directories, most of which is replaced by then."""
-DEAD_SHARE = 0.25
-"""Share of stored rows that may be dead."""
-UNREAD_SHARE = 1 / 3
-"""Share of the entries of an extent that may be those of postings which are no more."""
 
 
 class Compactor:
@@ -87,30 +83,18 @@ class Compactor:
     def _due(self, progress: Progress) -> list[Callable[[], None]]:
         snapshot = self._writing.newest()
         extents = snapshot.extents
-        worn = _dead(snapshot) > DEAD_SHARE * sum(own.stored for own in extents.raws)
-        postings = _full_tier(extents.postings) or self._unread()
+        stored = sum(own.stored for own in extents.raws)
+        worn = idle.dead_rows(snapshot) > idle.DEAD_SHARE * stored
+        with self._writing.captured() as captured:
+            all_postings = idle.has_dead_entries(captured)
+            unread = idle.mostly_unread(captured)
         return self._steps(
-            extents.postings if worn else postings,
+            extents.postings if all_postings else _full_tier(extents.postings) or unread,
             extents.attributes if worn else _full_tier(extents.attributes),
-            self._raw_groups(snapshot, DEAD_SHARE),
+            self._raw_groups(snapshot, idle.DEAD_SHARE),
             extents.directories if len(extents.directories) > DIRECTORIES_MAX else {},
             progress,
         )
-
-    def _unread(self) -> list[PostingRuns]:
-        """The extent of the only tenant's postings of which the largest share is read no more.
-
-        Runs of postings that were divided, dissolved or renewed are passed over by queries and stay
-        on disk.  With many tenants nothing tells of them but a look at all directories.
-        """
-        if self._identity.record.tenants:
-            return []
-        with self._writing.captured() as captured:
-            parts, index = captured.snapshot.extents.postings, captured.view().index
-        stored = np.array([int(part.runs["rows"].sum()) for part in parts], np.int64)
-        unread = 1 - index.entries_by_part() / np.maximum(1, stored)
-        worst = int(unread.argmax()) if len(parts) else 0
-        return [parts[worst]] if len(parts) and unread[worst] > UNREAD_SHARE else []
 
     def _everything(self, progress: Progress) -> list[Callable[[], None]]:
         snapshot = self._writing.newest()
@@ -353,14 +337,6 @@ class Compactor:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _dead(snapshot: Snapshot) -> int:
-    """Rows that stand in raw extents and are dead."""
-    fresh = snapshot.log.numbers[: snapshot.log_count]
-    live_fresh = int(layout.get_bits(snapshot.live, fresh).sum())
-    stored = sum(own.stored for own in snapshot.extents.raws)
-    return stored - (snapshot.state.live_rows - live_fresh)
 
 
 def _tier(extent: Extent) -> int:

@@ -5,7 +5,7 @@ seen by reading them, so with the rows that come a part of all postings is looke
 many as hold `INSPECTED` times the entries that come.  The work is bounded by what is written,
 however large the tenant, and every posting has its turn.  Beside these, only postings that rows
 come to are divided or dissolved.  One whose runs have many ended entries, or are many and short,
-is renewed.
+is renewed: its live entries are written under a new number, and its centroid follows its rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.balance import Entries, Reshaping, Tally, around, overfull, thin
+from vecstore.balance import NEIGHBOURS, Entries, Tally, around, overfull, thin
 from vecstore.config import BLOCK_ROWS
 from vecstore.division import Assignment, copies_for
 from vecstore.errors import CorruptionError
 from vecstore.layout import get_bits
+from vecstore.reshaping import Reshaping
 from vecstore.tenant_view import TenantView
 
 F32 = NDArray[np.float32]
@@ -41,7 +42,7 @@ class Change:
     split, dissolve, renew : int64
         Ordinals.
     ordinals : int64 (n,), entry_rows : uint32 (n,)
-        Live entries of these postings and of those around the first two.
+        Live entries of these postings and of those around them.
     tally : Tally
         What was done to find them.
     copies : int
@@ -147,12 +148,13 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
     dissolve = np.intersect1d(thin(counts, copies), inspected)
     reshaped = np.concatenate([split, dissolve])
     renew = np.setdiff1d(inspected[_worn(view, live, coming)[inspected]], reshaped)
-    if not len(reshaped) and not len(renew):
+    changing = np.concatenate([reshaped, renew])
+    if not len(changing):
         return None
     dropped = int((held - live)[renew].sum())
-    near = around(one.leaves, reshaped) if len(reshaped) else reshaped
+    near = around(one.leaves, changing, NEIGHBOURS)
     more_ordinals, more_rows = reading.entries(np.setdiff1d(near, inspected))
-    wanted = np.isin(ordinals, np.concatenate([near, renew]))
+    wanted = np.isin(ordinals, near)
     return Change(
         split,
         dissolve,

@@ -1,9 +1,9 @@
 """The arms: one store each, kept in shape by all of the engine's means or by some of them.
 
-``append`` never changes a posting, ``split`` divides and dissolves postings and gives their rows
-new homes but looks at no others, ``reassign`` is the engine as it ships, and ``rebuild`` is a new
-store after each round.  What an arm leaves out is switched off by limits of the engine's modules,
-in this process and only while the arm writes.
+``append`` never changes a posting, ``split`` divides, dissolves and renews postings but leaves
+centroids where they are and looks at no rows beside divisions, ``reassign`` is the engine as it
+ships, and ``rebuild`` is a new store after each round.  What an arm leaves out is switched off by
+limits of the engine's modules, in this process and only while the arm writes.
 """
 
 from __future__ import annotations
@@ -129,7 +129,10 @@ class Arm:
             if self.name != "split":
                 yield
                 return
-            with patch("vecstore.balance.NEIGHBOURS", 0):
+            with (
+                patch("vecstore.reshaping.ATTRACTED", 0),
+                patch("vecstore.reshaping.STEPS", 0),
+            ):
                 yield
 
     def counters(self) -> dict[str, int]:

@@ -261,9 +261,10 @@ def _engine(data: Own) -> list[str]:
     head = ("arm, round", *COUNTS.values(), "of all", "MB written", "seconds", "longest call, ms")
     return [
         "Counted by the engine: postings that were split, dissolved, renewed or inspected, rows "
-        "looked at around splits and moved, entries. *Entries written* has those of the rows that "
-        "came; *of all* is their share of all live entries, which a rebuild writes at once. Merges "
-        "of extents come on top, in *MB written*.",
+        "of renewed postings and around splits that were looked at and those of them that got a "
+        "further place, entries. *Entries written* has those of the rows that came; *of all* is "
+        "their share of all live entries, which a rebuild writes at once. Merges of extents come "
+        "on top, in *MB written*.",
         "",
         *table(head, rows),
     ]
