@@ -40,21 +40,22 @@ from vecstore.kernels import search as kernel_search
 from vecstore.kernels.cache import FAST_MATH
 from vecstore.kernels.intrinsics import load_i64, store_i64
 from vecstore.kernels.query import make_query, prepare
-from vecstore.kernels.route import next_posting, route
+from vecstore.kernels.route import route
 from vecstore.kernels.rows import rerank, scan_fresh
-from vecstore.kernels.scan import rerank_last, scan_posting, seed
+from vecstore.kernels.scan import refine_pending, rerank_last, scan_posting, seed
 
 I64 = NDArray[np.int64]
-STAGES = ("prepare", "route", "prune", "seed", "scan", "rerank")
+STAGES = ("prepare", "route", "prune", "seed", "scan", "refine", "rerank")
 #: Stage of each function; what one calls that has a stage of its own is not counted twice.
 TIMED = {
     "prepare": "prepare",
     "make_query": "prepare",
     "route": "route",
-    "next_posting": "prune",
+    "_look_ahead": "prune",
     "seed": "seed",
     "scan_posting": "scan",
     "scan_fresh": "scan",
+    "refine_pending": "refine",
     "rerank": "rerank",
     "rerank_last": "rerank",
 }
@@ -118,12 +119,17 @@ def _timed(kernel: Any, name: str) -> Any:
 def instrumented() -> Any:
     """The engine's search kernel with clocks: same arguments, same answers."""
     ranked = _timed(rerank, "rerank")
+    refined = _timed(refine_pending, "refine_pending")
+    ahead = vars(kernel_search)["_look_ahead"]
     inner = {
         "make_query": _timed(make_query, "make_query"),
         "route": _timed(route, "route"),
-        "next_posting": _timed(next_posting, "next_posting"),
+        "_look_ahead": _timed(ahead, "_look_ahead"),
         "seed": _timed(_rebuilt(seed, {"rerank": ranked}), "seed"),
-        "scan_posting": _timed(_rebuilt(scan_posting, {"rerank": ranked}), "scan_posting"),
+        "scan_posting": _timed(
+            _rebuilt(scan_posting, {"rerank": ranked, "refine_pending": refined}), "scan_posting"
+        ),
+        "refine_pending": refined,
         "rerank": ranked,
         "rerank_last": _timed(rerank_last, "rerank_last"),
     }
@@ -249,9 +255,9 @@ held-out queries of each one's median over {PASSES} passes, with and without clo
 {table(["", *head], timed)}
 
 *prepare*: the query rotated and laid out. *route*: super-centroids, estimates and exact distances
-of centroids, the heap. *prune*: the next posting off the heap. *seed*: the first estimates that set
-a threshold. *scan*: codes of the postings, and further bits of those that the first let through.
-*rerank*: exact distances. What was looked at, in the mean:
+of centroids, the heap. *prune*: the next postings off the heap, and what leads to them. *seed*: the
+first estimates that set a threshold. *scan*: codes of the postings. *refine*: further bits of the
+rows that the first let through. *rerank*: exact distances. What was looked at, in the mean:
 
 {table(["", *counts_head], counted)}
 
