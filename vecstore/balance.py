@@ -23,6 +23,7 @@ from vecstore.config import (
 )
 from vecstore.directory import Leaves
 from vecstore.kernels.closure import choose_copies
+from vecstore.rowsets import distinct
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -57,7 +58,7 @@ class Entries:
     @classmethod
     def union(cls, *parts: Entries) -> Entries:
         """Take all, each once."""
-        keys = np.unique(np.concatenate([part.keys() for part in parts]))
+        keys = distinct(np.concatenate([part.keys() for part in parts]))
         return cls(keys >> _PLACE_BITS, keys & ((1 << _PLACE_BITS) - 1))
 
     def keys(self) -> I64:
@@ -126,7 +127,7 @@ def around(leaves: Leaves, ordinals: I64, neighbours: int) -> I64:
     """Some postings, and so many of those nearest to each."""
     centroids = np.ascontiguousarray(leaves.centroids)
     near = nearest(centroids[ordinals], centroids, 1 + neighbours)[1]
-    return np.unique(np.concatenate([ordinals, near.ravel()]))
+    return distinct(np.concatenate([ordinals, near.ravel()]))
 
 
 def trim(entries: Entries, centroids: F32, take: Callable[[I64], F32]) -> Entries:

@@ -41,6 +41,7 @@ from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.rawrows import RawRows, extent_rows
 from vecstore.rebuild import Rebuilder
 from vecstore.row_source import Rows
+from vecstore.rowsets import distinct
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
@@ -145,7 +146,7 @@ class Compactor:
                 own = self._entries(captured.view(tenant), wanted, progress)
                 if own is not None:
                     merged.append(own)
-        rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *(own for _, own, _ in merged)]))
+        rows = distinct(np.concatenate([np.zeros(0, np.uint32), *(own for _, own, _ in merged)]))
         self._writing.searcher.check_rows(snapshot, rows)
         assignments = [
             Assignment(leaves, np.searchsorted(rows, own).astype(np.int64), homes, False)
@@ -223,7 +224,7 @@ class Compactor:
                 for number in numbers.tolist():
                     view = captured.view(number)
                     held = [entry.rows for own in sources for entry in own.entries(int(number))]
-                    rows = np.unique(np.concatenate([np.zeros(0, np.uint32), *held]))
+                    rows = distinct(np.concatenate([np.zeros(0, np.uint32), *held]))
                     rows = rows[layout.get_bits(snapshot.live, rows)]
                     if view.record.ever_granted:
                         revoked = rows_under(

@@ -32,6 +32,7 @@ from vecstore.layout import TENANT_NONE, ExtentKind, Kind
 from vecstore.publish import ExtentNumbers, abandon, publishing
 from vecstore.recalibration import Recalibration
 from vecstore.row_source import Rows
+from vecstore.rowsets import distinct
 from vecstore.shares import NewRows, Share, places_by_tenant, share_of
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
@@ -202,7 +203,7 @@ class Indexer:
     ) -> list[Assignment]:
         """Give all rows of the shares their postings and write these; `builts` gets them."""
         stored = [share.stored for share in shares]
-        kept = np.unique(np.concatenate([_NO_ROWS, *stored])).astype(np.uint32)
+        kept = distinct(np.concatenate([_NO_ROWS, *stored])).astype(np.uint32)
         self._writing.searcher.check_rows(snapshot, kept)
         vectors = None if new is None else new.vectors
         rows = Rows(self._identity, snapshot.addresses(kept), vectors)
@@ -276,7 +277,7 @@ class Indexer:
         concerned = [change.rows for change in changes if change is not None]
         if not concerned:
             return rows, kept, assignments
-        stored = np.unique(np.concatenate([kept, *concerned])).astype(np.uint32)
+        stored = distinct(np.concatenate([kept, *concerned])).astype(np.uint32)
         self._writing.searcher.check_rows(snapshot, stored)
         places = np.concatenate(
             [np.searchsorted(stored, kept), len(stored) + np.arange(rows.fresh_count)]

@@ -38,6 +38,7 @@ from vecstore.layout import NO_ROW, TENANT_NONE, Kind
 from vecstore.lookups import find_tenant, refuse_dropped
 from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Explanation, Hit, Result, Tuning
+from vecstore.rowsets import distinct
 from vecstore.scopes import Names, Scope, count_distinct, find_ids, merge, owner_names, owner_table
 from vecstore.search import Searcher
 from vecstore.session import Session
@@ -221,7 +222,7 @@ class Reader:
                 for view in views:
                     check_where_quota(view, where)
                     found.append(matching_rows(transaction, view, where))
-                return len(np.unique(np.concatenate(found)))
+                return len(distinct(np.concatenate(found)))
             if len(views) == 1:
                 return views[0].rows
             return count_distinct(transaction, views)

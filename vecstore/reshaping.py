@@ -26,6 +26,7 @@ from vecstore.balance import Entries, Tally, around, entries_max
 from vecstore.clustering import choose_homes, divide, nearest
 from vecstore.config import SOAR_LAMBDA
 from vecstore.directory import Leaves
+from vecstore.rowsets import distinct
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -231,7 +232,7 @@ class Reshaping:
     def _members(self, ordinal: int) -> I64:
         """Rows of a posting, those that come included."""
         parts = (own.places[own.ordinals == ordinal] for own in (self._stored, self._new))
-        return np.unique(np.concatenate(list(parts)))
+        return distinct(np.concatenate(list(parts)))
 
     def _near(self, ordinals: I64, after: F32) -> I64:
         """The centroids there are now that are nearest to some of before."""
@@ -296,7 +297,7 @@ class Reshaping:
             if own >= 0:
                 checked += len(places)
                 moved.append(places[further])
-        return Entries.union(*found), checked, len(np.unique(np.concatenate(moved)))
+        return Entries.union(*found), checked, len(distinct(np.concatenate(moved)))
 
     def _attract(
         self, parents: I64, keep: NDArray[np.bool_], after: F32, first: int, count: int

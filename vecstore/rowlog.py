@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+import mmap
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from vecstore.transaction import Transaction
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
+GROWTH = 4
+"""Times as much room as before, when there is not enough."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,15 @@ def _unpack_ids(raw: bytes, ends: U32, is_int: bool) -> list[Any]:
     return [raw[start:end].decode() for start, end in pairwise(places)]
 
 
+def _room(rows: int, row_bytes: int) -> U8:
+    """Make room for raw rows: memory that is taken page by page as it fills.
+
+    numpy would ask for huge pages, which the system may take tens of milliseconds to find.
+    """
+    memory = mmap.mmap(-1, rows * row_bytes)
+    return np.frombuffer(memory, np.uint8).reshape(rows, row_bytes)
+
+
 class RowLog:
     """Fresh rows of one collection in RAM.
 
@@ -133,9 +145,8 @@ class RowLog:
     """
 
     def __init__(self, row_bytes: int) -> None:
-        room = max(1, LOG_ROOM_BYTES // row_bytes)
-        self.vectors: U8 = np.empty((room, row_bytes), np.uint8)
-        self.numbers: U32 = np.empty(room, np.uint32)
+        self.vectors: U8 = _room(max(1, LOG_ROOM_BYTES // row_bytes), row_bytes)
+        self.numbers: U32 = np.empty(len(self.vectors), np.uint32)
         self.ids: list[int | str] = []
         self.owners: list[int] = []
         self.tenants: dict[int, array[int]] = {}
@@ -167,12 +178,12 @@ class RowLog:
 
     def _make_room(self, count: int) -> None:
         """Let the buffers hold so many rows; those that snapshots share stay as they are."""
-        more = max(count, 2 * len(self.numbers)) - len(self.numbers)
         if count > len(self.numbers):
-            self.vectors = np.concatenate(
-                [self.vectors, np.empty((more, self.vectors.shape[1]), np.uint8)]
-            )
-            self.numbers = np.concatenate([self.numbers, np.empty(more, np.uint32)])
+            vectors = _room(max(count, GROWTH * len(self.numbers)), self.vectors.shape[1])
+            numbers = np.empty(len(vectors), np.uint32)
+            vectors[: self.count] = self.vectors[: self.count]
+            numbers[: self.count] = self.numbers[: self.count]
+            self.vectors, self.numbers = vectors, numbers
 
     def places(self, tenant: int, count: int) -> NDArray[np.uint32]:
         """Places of a tenant's rows among the first `count`."""

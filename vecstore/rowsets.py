@@ -12,7 +12,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,14 @@ NO_ROWS: U32 = np.zeros(0, np.uint32)
 DENSE_WORDS = 8
 """Words of a bitmap per row up to which the bitmap is the quicker one: a row that is sorted costs
 some 8 ns, a word that is looked at 1."""
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Distinct numbers, ascending; `np.unique` would hash them, which takes five times as long."""
+    ordered = np.sort(values)
+    new = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
 
 
 class RowSet:

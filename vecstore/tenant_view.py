@@ -20,7 +20,7 @@ from vecstore.kernels import view as v
 from vecstore.layout import TENANT_NONE, Kind, TenantRecord
 from vecstore.lookups import read_tenant
 from vecstore.lru import LruBytes
-from vecstore.rowsets import NO_ROWS, RowSet
+from vecstore.rowsets import NO_ROWS, RowSet, distinct
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_index import TenantIndex
 from vecstore.transaction import Transaction
@@ -92,7 +92,7 @@ class TenantView:
             return rows[~np.isin(rows, self.fresh, assume_unique=True)]
         codec = self.snapshot.extents.codec
         block_bytes = codec.block_bytes(self.snapshot.identity.record.dim)
-        rows = np.unique(self.index.entries(block_bytes)[1])
+        rows = distinct(self.index.entries(block_bytes)[1])
         rows = rows[rows < np.uint32(64 * len(self.live))]
         return rows[layout.get_bits(self.live, rows)]
 

@@ -22,6 +22,7 @@ from vecstore.division import Assignment, copies_for
 from vecstore.errors import CorruptionError
 from vecstore.layout import get_bits
 from vecstore.reshaping import Reshaping
+from vecstore.rowsets import distinct
 from vecstore.tenant_view import TenantView
 
 F32 = NDArray[np.float32]
@@ -60,7 +61,7 @@ class Change:
     @property
     def rows(self) -> U32:
         """Stored rows that this concerns, each once."""
-        return np.unique(self.entry_rows)
+        return distinct(self.entry_rows)
 
     def apply(
         self, one: Assignment, stored: U32, take: Callable[[I64], F32], next_posting: int
