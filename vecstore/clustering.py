@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vecstore.config import COPIES, POSTING_ROWS, POSTING_ROWS_MAX, SOAR_LAMBDA
 from vecstore.kernels.closure import choose_copies
+from vecstore.yielding import begin, is_beside
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -202,7 +203,14 @@ def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTIN
 
 def worker_pool(workers: int) -> ThreadPoolExecutor:
     """Threads that each run faiss on one core: cells are independent, barriers cost more."""
-    return ThreadPoolExecutor(workers, "vecstore-build", lambda: faiss.omp_set_num_threads(1))
+    beside = is_beside()
+
+    def prepare() -> None:
+        faiss.omp_set_num_threads(1)
+        if beside:
+            begin()
+
+    return ThreadPoolExecutor(workers, "vecstore-build", prepare)
 
 
 def assign_cells(source: Source, cells: F32, pool: Pool, progress: Progress) -> tuple[I64, I64]:

@@ -51,8 +51,12 @@ LOG_BYTES_MAX: Final = 32 << 20
 LOG_ENTRY_BYTES: Final = 32 << 10
 """Rows of one call stand together in an entry of the row log, about so many bytes of vectors."""
 
-LOG_ROOM_BYTES: Final = 1 << 20
-"""Room for vectors that a process begins a row log with; memory is taken as it fills."""
+LOG_ROOM_BYTES: Final = 64 << 20
+"""Addresses that a process sets aside for the vectors of a row log, so that none is ever copied to a
+larger place unless maintenance is off; memory is taken as they fill ...."""
+
+LOG_ROOM_ROWS: Final = 1 << 17
+""".... But for this many rows at most."""
 
 GROWTH_MAX: Final = 2.0
 """A tenant is calibrated anew when it has this many times the rows that it was calibrated with, or

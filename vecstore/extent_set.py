@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,17 @@ class Identity:
     record: layout.CollectionRecord
     folder: Path
 
-    @property
+    @cached_property
+    def packed(self) -> bytes:
+        """Its record as the catalogue has it."""
+        return layout.pack(self.record)
+
+    @cached_property
     def form(self) -> RawForm:
         """Form of its raw rows."""
         return find_form(self.record.raw)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes from one raw row to the next."""
         return self.form.row_bytes(self.record.dim)

@@ -54,6 +54,8 @@ def read_catalogue(transaction: Transaction) -> dict[str, CollectionRecord]:
 def refuse_dropped(transaction: Transaction, identity: Identity) -> None:
     """Raise when the collection was dropped, or another has its name by now."""
     raw = transaction.get(layout.key(0, Kind.CATALOGUE, identity.name.encode()), b"")
+    if raw == identity.packed:
+        return
     record = None if raw is None else layout.unpack(raw, type=CollectionRecord)
     if record is None or record.number != identity.record.number:
         raise CollectionNotFoundError(

@@ -18,6 +18,7 @@ from typing import Protocol
 from vecstore.clustering import Progress, silent
 from vecstore.errors import InvalidArgumentError, StoreClosedError
 from vecstore.session import Session
+from vecstore.yielding import begin
 
 MODES = ("background", "inline", "off")
 FULL_MAX = 2.0
@@ -95,6 +96,7 @@ class Maintenance:
     def _work(self) -> None:
         """Do what is due until nothing is."""
         _be_nice()
+        begin()
         try:
             while (writer := self._next()) is not None:
                 again = self._step(writer)

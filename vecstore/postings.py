@@ -38,6 +38,7 @@ from vecstore.layout import (
     Section,
     align,
 )
+from vecstore.yielding import yielding
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -162,7 +163,7 @@ def write_postings(
         for begin, end in _pieces(offsets, sizes):
             base = int(offsets[begin])
             piece = _encode_piece(view, postings, offsets, sizes, begin, end, pool)
-            for run in range(begin, end):
+            for run in yielding(range(begin, end)):
                 start = int(offsets[run]) - base
                 data = piece[start : start + int(sizes[run])]
                 runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)

@@ -27,6 +27,7 @@ from vecstore.clustering import choose_homes, divide, nearest
 from vecstore.config import SOAR_LAMBDA
 from vecstore.directory import Leaves
 from vecstore.rowsets import distinct
+from vecstore.yielding import yielding
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -221,7 +222,7 @@ class Reshaping:
         """
         children, parents = [np.zeros((0, self._centroids.shape[1]), np.float32)], []
         most = entries_max(self._copies)
-        for ordinal in split.tolist():
+        for ordinal in yielding(split.tolist()):
             x = self._take(self._members(ordinal))
             parts = divide(x, most) if len(x) > most else [x]
             if len(parts) > 1:
@@ -253,11 +254,11 @@ class Reshaping:
         members = Entries.union(self._stored, self._new).within(changed)
         places, at = np.unique(members.places, return_index=True)
         owners = members.ordinals[at]
-        groups = [places[owners == ordinal] for ordinal in changed.tolist()]
+        groups = [places[owners == ordinal] for ordinal in yielding(changed.tolist())]
         for _ in range(STEPS):
             sums = np.zeros((len(after) - first, after.shape[1]))
             counts = np.zeros(len(sums), np.int64)
-            for group, around_group in zip(groups, near, strict=True):
+            for group, around_group in yielding(zip(groups, near, strict=True)):
                 if not len(group):
                     continue
                 x = self._take(group)
@@ -284,7 +285,7 @@ class Reshaping:
         rows = _Places(_renumbered(held, renumber), after, self._copies)
         found, checked, moved = [_NONE], 0, [_NONE.places]
         done = np.zeros(0, np.int64)
-        for ordinal, around_it in zip(changed.tolist(), near, strict=True):
+        for ordinal, around_it in yielding(zip(changed.tolist(), near, strict=True)):
             places = self._members(ordinal)
             own = int(renumber[ordinal])
             if own < 0:
@@ -307,7 +308,9 @@ class Reshaping:
         Children are the `count` postings from `first` on.
         """
         found, checked = [_NONE], 0
-        for parent, near in zip(parents.tolist(), self._near(parents, after), strict=True):
+        for parent, near in yielding(
+            zip(parents.tolist(), self._near(parents, after), strict=True)
+        ):
             neighbours = around(self._leaves, np.array([parent]), ATTRACTED)
             entries = self._stored.within(neighbours[keep[neighbours]])
             children = near[(near >= first) & (near < first + count)]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.config import LOG_ENTRY_BYTES, LOG_ROOM_BYTES
+from vecstore.config import LOG_ENTRY_BYTES, LOG_ROOM_BYTES, LOG_ROOM_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extent_set import Identity
 from vecstore.ids import Ids
@@ -29,8 +29,6 @@ from vecstore.transaction import Transaction
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
-GROWTH = 4
-"""Times as much room as before, when there is not enough."""
 
 
 @dataclass(frozen=True)
@@ -145,26 +143,23 @@ class RowLog:
     """
 
     def __init__(self, row_bytes: int) -> None:
-        self.vectors: U8 = _room(max(1, LOG_ROOM_BYTES // row_bytes), row_bytes)
-        self.numbers: U32 = np.empty(len(self.vectors), np.uint32)
+        self.vectors: U8 = np.empty((0, row_bytes), np.uint8)
+        self.numbers: U32 = np.empty(0, np.uint32)
         self.ids: list[int | str] = []
         self.owners: list[int] = []
         self.tenants: dict[int, array[int]] = {}
         self.count = 0
         self.next_row = 0
 
-    def catch_up(self, transaction: Transaction, identity: Identity, state: StateRecord) -> U32:
-        """Append the rows that LMDB has beyond those held; return their numbers."""
+    def catch_up(self, transaction: Transaction, identity: Identity, state: StateRecord) -> None:
+        """Append the rows that LMDB has beyond those held; what fails may be done again."""
         since = max(state.log_first, self.next_row)
-        entries = list(read_log(transaction, identity, bool(state.int_ids), since))
-        start = self.count
-        self._make_room(start + sum(len(entry.ids) for entry in entries))
-        for entry in entries:
+        for entry in read_log(transaction, identity, bool(state.int_ids), since):
             self._append(entry)
-        return self.numbers[start : self.count]
 
     def _append(self, entry: Entry) -> None:
         start, end = self.count, self.count + len(entry.ids)
+        self._make_room(end)
         self.vectors[start:end] = entry.rows
         self.next_row = entry.first + len(entry.ids)
         self.numbers[start:end] = np.arange(entry.first, self.next_row)
@@ -179,7 +174,9 @@ class RowLog:
     def _make_room(self, count: int) -> None:
         """Let the buffers hold so many rows; those that snapshots share stay as they are."""
         if count > len(self.numbers):
-            vectors = _room(max(count, GROWTH * len(self.numbers)), self.vectors.shape[1])
+            row_bytes = self.vectors.shape[1]
+            least = min(LOG_ROOM_ROWS, LOG_ROOM_BYTES // row_bytes)
+            vectors = _room(max(count, least, 2 * len(self.numbers)), row_bytes)
             numbers = np.empty(len(vectors), np.uint32)
             vectors[: self.count] = self.vectors[: self.count]
             numbers[: self.count] = self.numbers[: self.count]

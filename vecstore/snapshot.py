@@ -279,13 +279,14 @@ def take_snapshot(
         }
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
         log = RowLog(identity.row_bytes)
-    fresh = log.catch_up(transaction, identity, state)
+    log.catch_up(transaction, identity, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
     if old is not None and same_extents and changes is not None:
-        live = np.zeros(words, np.uint64)
+        live = np.empty(words, np.uint64)
         live[: len(old.live)] = old.live
-        layout.set_bits(live, fresh, True)
+        live[len(old.live) :] = 0
+        layout.set_bits(live, log.numbers[old.log_count : log.count], True)
         for change in changes:
             layout.set_bits(live, np.frombuffer(change.dead, np.uint32), False)
     else:

@@ -17,6 +17,7 @@ from vecstore.errors import CorruptionError
 from vecstore.kernels import view as v
 from vecstore.kernels.runs import find_runs, lay_out_runs
 from vecstore.postings import PostingRuns
+from vecstore.yielding import yielding
 
 I64 = NDArray[np.int64]
 U32 = NDArray[np.uint32]
@@ -119,8 +120,8 @@ class TenantIndex:
         """
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         counts = np.diff(self.first_run)
-        for ordinal, (place, run) in zip(
-            np.repeat(np.arange(len(counts)), counts), self._sources(), strict=True
+        for ordinal, (place, run) in yielding(
+            zip(np.repeat(np.arange(len(counts)), counts), self._sources(), strict=True)
         ):
             if extents is not None and place not in extents:
                 continue
@@ -165,7 +166,7 @@ class TenantIndex:
     def entries_of(self, postings: I64, block_bytes: int) -> tuple[I64, U32]:
         """Posting ordinals and rows of the entries of some postings; see `entries`."""
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-        for ordinal in postings.tolist():
+        for ordinal in yielding(postings.tolist()):
             for run in range(self.first_run[ordinal], self.first_run[ordinal + 1]):
                 place, own = self._source(run)
                 rows.append(self._checked_entries(place, own, block_bytes))
