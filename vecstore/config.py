@@ -52,11 +52,11 @@ LOG_ENTRY_BYTES: Final = 32 << 10
 """Rows of one call stand together in an entry of the row log, about so many bytes of vectors."""
 
 LOG_ROOM_BYTES: Final = 64 << 20
-"""Addresses that a process sets aside for the vectors of a row log, so that none is ever copied to a
-larger place unless maintenance is off; memory is taken as they fill ...."""
+"""Addresses that a process sets aside for the vectors of a row log, but ...; memory is taken as they
+fill, and none is ever copied to a larger place unless maintenance is off."""
 
 LOG_ROOM_ROWS: Final = 1 << 17
-""".... But for this many rows at most."""
+"""... for this many rows at most."""
 
 GROWTH_MAX: Final = 2.0
 """A tenant is calibrated anew when it has this many times the rows that it was calibrated with, or
