@@ -52,8 +52,8 @@ LOG_ENTRY_BYTES: Final = 32 << 10
 """Rows of one call stand together in an entry of the row log, about so many bytes of vectors."""
 
 LOG_ROOM_BYTES: Final = 64 << 20
-"""Addresses that a process sets aside for the vectors of a row log, but ...; memory is taken as they
-fill, and none is ever copied to a larger place unless maintenance is off."""
+"""Addresses that a process sets aside for the vectors of a row log, but ...; memory is taken as
+they fill, and none is ever copied to a larger place unless maintenance is off."""
 
 LOG_ROOM_ROWS: Final = 1 << 17
 """... for this many rows at most."""
