@@ -72,8 +72,8 @@ POSTING_ROWS_MAX: Final = 512
 """Entries, copies included, that one posting of a fresh build may hold."""
 
 POSTING_ENTRIES_MAX: Final = 400
-"""Entries of a posting from which on it is divided; those of a fresh build have 200 in the mean, those
-of a collection that grew by small calls 260."""
+"""Entries of a posting from which on it is divided; those of a fresh build have 200 in the mean,
+those of a collection that grew by small calls 260."""
 
 POSTING_ENTRIES_MIN: Final = 80
 """Entries below which a posting is dissolved: less than the smaller part of a division has."""
