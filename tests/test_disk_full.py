@@ -301,3 +301,15 @@ def test_calibration_that_was_put_off(tmp_path: Path, monkeypatch: pytest.Monkey
         assert docs.stats()["calibration"]["efforts"]
         assert docs.count() == 41
         assert store.check() == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_calls_after_a_commit_without_room(tmp_path: Path, code: int) -> None:
+    """A commit that found no room, cut short or not, is told as such to all later calls."""
+    with vecstore.open(tmp_path / "store", maintenance="off") as store:
+        docs = store.collection("docs", dim=DIM)
+        docs.upsert([1], normal(1, DIM))
+        store._environment.refuses_writes = f"mdb_txn_commit: {os.strerror(code)}"
+        with pytest.raises(vecstore.DiskFullError, match=r"since a commit failed .*reopen"):
+            docs.upsert([2], normal(1, DIM))
+        assert docs.count() == 1

@@ -26,6 +26,14 @@ _DAMAGE = (
 )
 
 
+def lacks_room(text: str) -> bool:
+    """Tell whether LMDB's message is about a write that found no room.
+
+    It reports one that was cut short as an I/O error.
+    """
+    return any(os.strerror(code) in text for code in (*_FULL, errno.EIO))
+
+
 def explain(error: Exception, path: Path) -> VecstoreError:
     """Build the typed error for a failure of LMDB, of the file system or of stored bytes."""
     text = str(error)
@@ -48,8 +56,7 @@ def explain(error: Exception, path: Path) -> VecstoreError:
             f"{path} has {READERS_MAX} readers already; close some processes or threads."
         )
     if isinstance(error, lmdb.Error):
-        # LMDB reports a write that was cut short as an I/O error.
-        if any(os.strerror(code) in text for code in (*_FULL, errno.EIO)):
+        if lacks_room(text):
             return DiskFullError(
                 f"No room to write to {path}, or its device fails ({text}); nothing of the call "
                 f"was stored."

@@ -13,7 +13,6 @@ Invariants
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import threading
@@ -30,7 +29,7 @@ from vecstore import layout
 from vecstore.batching import Batch
 from vecstore.config import MAP_BYTES, MAP_BYTES_MIN, READERS_MAX
 from vecstore.creation import create, make_folder, read_marker, sync_folder
-from vecstore.disk_errors import disk_errors, explain
+from vecstore.disk_errors import disk_errors, explain, lacks_room
 from vecstore.errors import (
     CorruptionError,
     DiskFullError,
@@ -325,8 +324,7 @@ class Environment:
         if self._batch is not None and self._batch.failure is not None:
             self.refuses_writes = str(self._batch.failure)
         if self.refuses_writes:
-            is_full = os.strerror(errno.ENOSPC) in self.refuses_writes
-            raise (DiskFullError if is_full else VecstoreError)(
+            raise (DiskFullError if lacks_room(self.refuses_writes) else VecstoreError)(
                 f"{self.path} refuses writes since a commit failed ({self.refuses_writes}); "
                 f"close and reopen the store."
             )
