@@ -27,6 +27,15 @@ from bench.run import run as run_benchmark
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console(log_path=False)
 
+Datasets = Annotated[str, typer.Option(help="Names, separated by commas; see `list`.")]
+Adapters = Annotated[str, typer.Option(help="Names, separated by commas.")]
+Reuse = Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")]
+GoOn = Annotated[
+    bool, typer.Option("--continue", help="Measure what the results folder does not have.")
+]
+Out = Annotated[Path | None, typer.Option(help="Results folder.")]
+Work = Annotated[Path | None, typer.Option(help="Folder for the built indexes.")]
+
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -59,8 +68,8 @@ def _day() -> str:
 
 @app.command()
 def run(
-    dataset: Annotated[str, typer.Option(help="Names, separated by commas; see `list`.")],
-    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,hnswlib",
+    dataset: Datasets,
+    adapter: Adapters = "vecstore,hnswlib",
     recall: Annotated[
         str, typer.Option(help="Targets for adapters that are asked by recall.")
     ] = ",".join(map(str, DEFAULT_RECALLS)),
@@ -69,15 +78,13 @@ def run(
     repeats: Annotated[int, typer.Option(min=1, help="Measured passes; 3 at least.")] = 5,
     warmups: Annotated[int, typer.Option(min=1, help="Passes before the measured ones.")] = 1,
     batch: Annotated[bool, typer.Option(help="Also batches on one and on all cores.")] = True,
-    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
+    reuse: Reuse = "",
     together: Annotated[
         int, typer.Option(min=0, help="Adapters in turns beside the references; 0 for all.")
     ] = 0,
-    go_on: Annotated[
-        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+    go_on: GoOn = False,
+    out: Out = None,
+    work: Work = None,
 ) -> None:
     """Build, query and store raw results, then write the report beside them."""
     datasets, adapters = _names(dataset), _names(adapter)
@@ -105,8 +112,8 @@ def run(
 
 @app.command()
 def cold(
-    dataset: Annotated[str, typer.Option(help="Names, separated by commas; see `list`.")],
-    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,diskann",
+    dataset: Datasets,
+    adapter: Adapters = "vecstore,diskann",
     recall: Annotated[float, typer.Option(min=0.5, max=1.0, help="Recall to compare at.")] = 0.95,
     queries: Annotated[int, typer.Option(min=1, help="Reported queries.")] = 800,
     filling: Annotated[
@@ -120,10 +127,8 @@ def cold(
     memory_limit_mb: Annotated[
         int | None, typer.Option(min=1, help="The limit itself, for every dataset.")
     ] = None,
-    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
-    go_on: Annotated[
-        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
-    ] = False,
+    reuse: Reuse = "",
+    go_on: GoOn = False,
     pass_s: Annotated[
         float, typer.Option(min=1, help="Slower adapters are asked fewer queries.")
     ] = 60.0,
@@ -133,8 +138,8 @@ def cold(
     device_mb: Annotated[
         int, typer.Option(min=64, help="Size of the file by which the disk is measured.")
     ] = FILE_BYTES // 2**20,
-    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+    out: Out = None,
+    work: Work = None,
 ) -> None:
     """Queries in a process with less memory than data, against the disk's own limit (root)."""
     datasets, adapters = _names(dataset), _names(adapter)
@@ -166,19 +171,17 @@ def cold(
 def growth_command(
     max_rows: Annotated[int, typer.Option(min=1, help="Rows of the largest set.")] = 10_000_000,
     dim: Annotated[int, typer.Option(min=1)] = 128,
-    adapter: Annotated[str, typer.Option(help="Names, separated by commas.")] = "vecstore,hnswlib",
+    adapter: Adapters = "vecstore,hnswlib",
     others_max_rows: Annotated[
         int, typer.Option(min=0, help="Adapters other than vecstore up to so many rows.")
     ] = OTHERS_ROWS_MAX,
     recall: Annotated[str, typer.Option(help="Targets.")] = "0.9,0.95,0.99",
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     queries: Annotated[int, typer.Option(min=1)] = 1000,
-    reuse: Annotated[str, typer.Option(help="Adapters whose last build may serve, or all.")] = "",
-    go_on: Annotated[
-        bool, typer.Option("--continue", help="Measure what the results folder does not have.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for the built indexes.")] = None,
+    reuse: Reuse = "",
+    go_on: GoOn = False,
+    out: Out = None,
+    work: Work = None,
 ) -> None:
     """Latency, memory, build time and disk from 100,000 synthetic rows to 10 million."""
     folder = out or results.RESULTS / f"{_day()}-growth"

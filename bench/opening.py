@@ -30,6 +30,7 @@ from bench.contender import Contender
 from bench.data import Data, cache_root, load
 from bench.limits import drop_cache
 from bench.machine import machine_facts, without_places
+from bench.results import store_report
 from bench.tables import table
 from vecstore.kernels.cache import cache_folder
 
@@ -231,10 +232,8 @@ def main(arguments: Sequence[str]) -> None:
     text = report(machine, facts, cases)
     print(text, end="")
     if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
         whole = {"machine": machine, "facts": facts, "seconds": cases}
-        (given.out / "opening.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
-        (given.out / "opening.md").write_text(text, "utf-8")
+        store_report(given.out, "opening", whole, text)
 
 
 if __name__ == "__main__":

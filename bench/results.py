@@ -155,3 +155,10 @@ def latest_run() -> Path:
     if not found:
         raise BenchError(f"No run under {RESULTS.relative_to(REPOSITORY)}; `bench run` makes one.")
     return found[-1].parent
+
+
+def store_report(folder: Path, name: str, found: Any, text: str) -> None:
+    """Write what a bench found to `name`.json, and the page that tells it to `name`.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (folder / f"{name}.md").write_text(text, "utf-8")

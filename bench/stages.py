@@ -10,7 +10,6 @@ kernel without clocks stands. *Python* is the public call less its kernel.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -34,6 +33,7 @@ from bench.channel import BenchError
 from bench.data import Data, cache_root, load
 from bench.machine import machine_facts, without_places
 from bench.opening import built
+from bench.results import store_report
 from bench.tables import table
 from vecstore import search
 from vecstore.kernels import search as kernel_search
@@ -289,10 +289,8 @@ def main(arguments: Sequence[str]) -> None:
     text, figures = report(machine, measured, rate)
     print(text, end="")
     if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
         whole = {"machine": machine, "cycles_per_ns": rate, "figures": figures}
-        (given.out / "stages.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
-        (given.out / "stages.md").write_text(text, "utf-8")
+        store_report(given.out, "stages", whole, text)
 
 
 if __name__ == "__main__":
