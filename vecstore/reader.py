@@ -331,6 +331,7 @@ class Reader:
                 losses = self._session.environment.losses
                 if losses != self._losses:
                     self._last, self._losses = None, losses
+                    self._names = Names(self._number)  # numbers in what was lost are given again
                 last = self._last
                 calls = self._session.environment.calls
                 # The number of an open batch is given again when nothing came of it: a later
