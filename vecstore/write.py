@@ -205,7 +205,9 @@ class Writer:
             replaced = []
             for tenant, places in by_tenant(owners):
                 own = batch.ids if places is None else batch.ids.part(places)
-                replaced += membership.known_rows(edit, tenant, own, add=add)
+                known = membership.known_rows(edit, tenant, own, add=add)
+                self._check_quota(edit, tenant, coming=len(own) - len(known))
+                replaced += known
         tenancy = batch.tenancy
         granted = {}
         if tenancy is not None and len(tenancy.granted_to):
@@ -269,11 +271,13 @@ class Writer:
         numbers = [edit.tenant_number(name) for name in batch.tenancy.names]
         return np.array(numbers, np.uint32)
 
-    def _check_quota(self, edit: Edit, tenant: int) -> None:
+    def _check_quota(self, edit: Edit, tenant: int, *, coming: int = 0) -> None:
+        """Raise when a tenant has more rows than it may have, with those that come."""
         record = edit.tenant(tenant)
-        if record.quota_rows is not None and record.rows > record.quota_rows:
+        rows = record.rows + coming
+        if record.quota_rows is not None and rows > record.quota_rows:
             raise QuotaExceededError(
-                f"Tenant {record.name!r} would have {record.rows} rows and may have "
+                f"Tenant {record.name!r} would have {rows} rows and may have "
                 f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
                 f"written."
             )
