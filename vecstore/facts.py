@@ -29,7 +29,7 @@ from vecstore.layout import (
     StoreRecord,
     TenantRecord,
 )
-from vecstore.lookups import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.lookups import ABSENT, known_tenant, read_state, read_tenant, refuse_dropped
 from vecstore.transaction import Transaction
 
 
@@ -78,7 +78,7 @@ class Edit:
 
     def tenant_number(self, name: str) -> int:
         """Number of a tenant; one that is not there yet is created."""
-        number = find_tenant(self.transaction, self.collection, name)
+        number = known_tenant(self.transaction, self.collection, name)
         if number is None:
             number = self._created.get(name)
         if number is None:

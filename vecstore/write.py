@@ -33,7 +33,7 @@ from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE
-from vecstore.lookups import find_tenant
+from vecstore.lookups import known_tenant
 from vecstore.maintenance import Maintenance
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.publish import clear_retired
@@ -367,7 +367,7 @@ class Writer:
     def _number(self, transaction: Transaction, tenant: str | None) -> int | None:
         if tenant is None:
             return TENANT_NONE
-        return find_tenant(transaction, self._writing.collection, tenant)
+        return known_tenant(transaction, self._writing.collection, tenant)
 
     @contextmanager
     def _editing(self) -> Iterator[Edit]:
