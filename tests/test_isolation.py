@@ -24,6 +24,7 @@ from tests.isolation_checks import (
     ask,
     bytes_of,
     facts_of,
+    forge,
     key_is_of,
     limits,
     numbers_of,
@@ -216,6 +217,39 @@ def test_metadata_beside_its_index(stores: Stores, tmp_path: Path, shape: str, d
         found = [v for v in store.check() if v.invariant != "counts-agree"]
         assert [(v.invariant, v.where) for v in found] == [("metadata-indexed", "docs: b")]
         assert str(row) in found[0].detail
+
+
+@shapes
+@pytest.mark.parametrize("row", [2**31 + 7, 2**32 - 2, "next", "another's"])
+def test_row_numbers_are_not_followed_anywhere(
+    stores: Stores, tmp_path: Path, shape: str, row: Any
+) -> None:
+    """Postings name a row that never was: it is passed over; `check` tells, also of another's."""
+    path = stores.copy(tmp_path / "store", shape, "small")
+    numbers = numbers_of(path)
+    with vecstore.open(path, mode="r") as store:
+        docs = store.collection("docs")
+        before = ask(docs)
+        known = {hit.id for hit in docs.tenant("b").query(QUERIES[0], 9_999)}
+        end = 64 * len(docs._core.reader.newest().live)
+    foreign = row == "another's"
+    named = min(rows_by_owner(path)[numbers["run"]]) if foreign else end if row == "next" else row
+    forge(path, numbers["b"], named)
+    with vecstore.open(path, mode="r") as store:
+        docs = store.collection("docs")
+        b = docs.tenant("b")
+        assert ask(docs) == before
+        if not foreign:
+            for recall in (None, 0.1, 1.0):
+                for where in (None, {"n": {"$gte": 0}}, {"n": {"$ne": 3}}):
+                    found = {hit.id for hit in b.query(QUERIES[0], 9_999, where, recall)}
+                    assert found <= known
+                    assert len(found) >= len(known) // 3
+            assert b.get(sorted(known)) != []
+        violations = store.check()
+        invariant = "rows-own" if foreign else "rows-known"
+        assert invariant in {violation.invariant for violation in violations}
+        assert {v.where.split(": ")[1] for v in violations} == {"b"}
 
 
 @pytest.mark.parametrize("to", ["another", "nobody"])
