@@ -27,6 +27,7 @@ from vecstore.config import (
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
 )
+from vecstore.dropping import Leftovers, drop_tenant
 from vecstore.errors import InvalidArgumentError, QuotaExceededError, VecstoreError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
@@ -95,6 +96,7 @@ class Writer:
         self._worn: set[int] = set()
         self._removed = 0
         self._look = False
+        self._leftovers = Leftovers(writing)
         self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
@@ -148,7 +150,8 @@ class Writer:
                 self._look = done = True
             else:
                 self._look = False
-                done = self._indexer.recalibration.run_one(self._flushing_between(progress))
+                done = self._leftovers.remove_some()
+                done = done or self._indexer.recalibration.run_one(self._flushing_between(progress))
                 done = done or self._compactor.tend(progress)
         return done
 
@@ -176,6 +179,7 @@ class Writer:
     def compact(self, progress: Progress = silent) -> None:
         """Bring fresh rows into the index and merge all extents, without what is dead."""
         with self._build_lock:
+            self._leftovers.remove()
             snapshot = self._snapshot()
             if snapshot.log_count or snapshot.state.pending:
                 self._indexer.run(progress=progress)
@@ -296,6 +300,7 @@ class Writer:
         self._removed += rows
         if self._removed >= REMOVED_MIN:
             self._removed, self._look = 0, True
+        if self._look:
             self._maintenance.after_write(self)
 
     def _matching_ids(self, tenant: str | None, ids: Ids | None, where: Filter) -> Ids:
@@ -350,7 +355,8 @@ class Writer:
             if number is None:
                 return
             rows = edit.tenant(number).rows
-            membership.drop_tenant(edit, number)
+            if drop_tenant(edit, number):
+                self._leftovers.due = self._look = True
         self._count_removed(rows)
 
     def set_quota(self, name: str, quota: dict[str, int | None]) -> None:
