@@ -33,7 +33,7 @@ from vecstore.layout import (
 from vecstore.lookups import (
     ABSENT,
     dropped_tenants,
-    find_tenant,
+    known_tenant,
     read_state,
     read_tenant,
     refuse_dropped,
@@ -91,7 +91,7 @@ class Edit:
 
     def tenant_number(self, name: str) -> int:
         """Number of a tenant; one that is not there yet is created."""
-        number = find_tenant(self.transaction, self.collection, name)
+        number = known_tenant(self.transaction, self.collection, name)
         if number is None:
             number = self._created.get(name)
         if number is None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.errors import DuplicateIdError, ReadOnlyError
+from vecstore.errors import DuplicateIdError, QuotaExceededError, ReadOnlyError
 from vecstore.facts import Edit
 from vecstore.ids import Ids
 from vecstore.layout import Kind
@@ -75,6 +75,18 @@ def known_rows(edit: Edit, tenant: int, ids: Ids, *, add: bool) -> list[int]:
     if not (record.rows or record.granted):
         return []
     return list(_known(edit, tenant, ids, add).values())
+
+
+def check_row_quota(edit: Edit, tenant: int, *, coming: int = 0) -> None:
+    """Raise when a tenant has more rows than it may have, with those that come."""
+    record = edit.tenant(tenant)
+    rows = record.rows + coming
+    if record.quota_rows is not None and rows > record.quota_rows:
+        raise QuotaExceededError(
+            f"Tenant {record.name!r} would have {rows} rows and may have "
+            f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
+            f"written."
+        )
 
 
 def delete_rows(edit: Edit, tenant: int, ids: Ids) -> int:

@@ -28,13 +28,13 @@ from vecstore.config import (
     LOG_ROWS_MAX,
 )
 from vecstore.dropping import Leftovers, drop_tenant
-from vecstore.errors import InvalidArgumentError, QuotaExceededError, VecstoreError
+from vecstore.errors import InvalidArgumentError, VecstoreError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE
-from vecstore.lookups import find_tenant
+from vecstore.lookups import known_tenant
 from vecstore.maintenance import Maintenance
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.publish import clear_retired
@@ -209,7 +209,9 @@ class Writer:
             replaced = []
             for tenant, places in by_tenant(owners):
                 own = batch.ids if places is None else batch.ids.part(places)
-                replaced += membership.known_rows(edit, tenant, own, add=add)
+                known = membership.known_rows(edit, tenant, own, add=add)
+                membership.check_row_quota(edit, tenant, coming=len(own) - len(known))
+                replaced += known
         tenancy = batch.tenancy
         granted = {}
         if tenancy is not None and len(tenancy.granted_to):
@@ -235,7 +237,7 @@ class Writer:
         for tenant, places in by_tenant(owners):
             own = (batch.ids, rows) if places is None else (batch.ids.part(places), rows[places])
             membership.put_rows(edit, tenant, *own, add=add)
-            self._check_quota(edit, tenant)
+            membership.check_row_quota(edit, tenant)
         tenancy = batch.tenancy
         if tenancy is not None and len(tenancy.granted_to):
             self._put_grants(edit, batch, tenancy, tenants, owners, rows, indexed)
@@ -272,15 +274,6 @@ class Writer:
             return np.zeros(1, np.uint32)
         numbers = [edit.tenant_number(name) for name in batch.tenancy.names]
         return np.array(numbers, np.uint32)
-
-    def _check_quota(self, edit: Edit, tenant: int) -> None:
-        record = edit.tenant(tenant)
-        if record.quota_rows is not None and record.rows > record.quota_rows:
-            raise QuotaExceededError(
-                f"Tenant {record.name!r} would have {record.rows} rows and may have "
-                f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
-                f"written."
-            )
 
     def delete(self, ids: Ids | None, where: Filter | None, tenant: str | None = None) -> int:
         """Delete rows by id, by filter, or those that both name. Returns rows removed."""
@@ -369,7 +362,7 @@ class Writer:
     def _number(self, transaction: Transaction, tenant: str | None) -> int | None:
         if tenant is None:
             return TENANT_NONE
-        return find_tenant(transaction, self._writing.collection, tenant)
+        return known_tenant(transaction, self._writing.collection, tenant)
 
     @contextmanager
     def _editing(self) -> Iterator[Edit]:
