@@ -57,6 +57,7 @@ class TenantsMachine(RuleBasedStateMachine):
         # a process for each check of so many would take longer than all else
         self.patch.setattr("vecstore.storage.walk_facts", lambda folder: "")
         self.patch.setattr("vecstore.calibrate.TENANT_QUERIES", 4)
+        self.patch.setattr("vecstore.dropping.REMOVED_MAX", 4)
         self.folder = Path(tempfile.mkdtemp())
         self.store: vecstore.Store | None = None
 

@@ -94,6 +94,13 @@ def known_tenant(transaction: Transaction, collection: int, name: str) -> int | 
     return number
 
 
+def dropped_tenants(transaction: Transaction, collection: int) -> frozenset[int]:
+    """Numbers of tenants that were dropped and left entries; see `vecstore.dropping`."""
+    prefix = layout.key(collection, Kind.DROPPED)
+    keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
+    return frozenset(int(layout.U32.unpack(key)[0]) for key in keys)
+
+
 def read_tenant(transaction: Transaction, collection: int, tenant: int) -> TenantRecord:
     """Read a tenant's record; that of one who has written nothing, or was dropped, is all zeros."""
     key = layout.key_u32(collection, Kind.TENANT, tenant)

@@ -27,7 +27,8 @@ from vecstore.config import (
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
 )
-from vecstore.errors import InvalidArgumentError, QuotaExceededError, VecstoreError
+from vecstore.dropping import Leftovers, drop_tenant
+from vecstore.errors import InvalidArgumentError, VecstoreError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
@@ -95,6 +96,7 @@ class Writer:
         self._worn: set[int] = set()
         self._removed = 0
         self._look = False
+        self._leftovers = Leftovers(writing)
         self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
@@ -148,7 +150,8 @@ class Writer:
                 self._look = done = True
             else:
                 self._look = False
-                done = self._indexer.recalibration.run_one(self._flushing_between(progress))
+                done = self._leftovers.remove_some()
+                done = done or self._indexer.recalibration.run_one(self._flushing_between(progress))
                 done = done or self._compactor.tend(progress)
         return done
 
@@ -176,6 +179,7 @@ class Writer:
     def compact(self, progress: Progress = silent) -> None:
         """Bring fresh rows into the index and merge all extents, without what is dead."""
         with self._build_lock:
+            self._leftovers.remove()
             snapshot = self._snapshot()
             if snapshot.log_count or snapshot.state.pending:
                 self._indexer.run(progress=progress)
@@ -206,7 +210,7 @@ class Writer:
             for tenant, places in by_tenant(owners):
                 own = batch.ids if places is None else batch.ids.part(places)
                 known = membership.known_rows(edit, tenant, own, add=add)
-                self._check_quota(edit, tenant, coming=len(own) - len(known))
+                membership.check_row_quota(edit, tenant, coming=len(own) - len(known))
                 replaced += known
         tenancy = batch.tenancy
         granted = {}
@@ -233,7 +237,7 @@ class Writer:
         for tenant, places in by_tenant(owners):
             own = (batch.ids, rows) if places is None else (batch.ids.part(places), rows[places])
             membership.put_rows(edit, tenant, *own, add=add)
-            self._check_quota(edit, tenant)
+            membership.check_row_quota(edit, tenant)
         tenancy = batch.tenancy
         if tenancy is not None and len(tenancy.granted_to):
             self._put_grants(edit, batch, tenancy, tenants, owners, rows, indexed)
@@ -271,17 +275,6 @@ class Writer:
         numbers = [edit.tenant_number(name) for name in batch.tenancy.names]
         return np.array(numbers, np.uint32)
 
-    def _check_quota(self, edit: Edit, tenant: int, *, coming: int = 0) -> None:
-        """Raise when a tenant has more rows than it may have, with those that come."""
-        record = edit.tenant(tenant)
-        rows = record.rows + coming
-        if record.quota_rows is not None and rows > record.quota_rows:
-            raise QuotaExceededError(
-                f"Tenant {record.name!r} would have {rows} rows and may have "
-                f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
-                f"written."
-            )
-
     def delete(self, ids: Ids | None, where: Filter | None, tenant: str | None = None) -> int:
         """Delete rows by id, by filter, or those that both name. Returns rows removed."""
         with self._lock:
@@ -300,6 +293,7 @@ class Writer:
         self._removed += rows
         if self._removed >= REMOVED_MIN:
             self._removed, self._look = 0, True
+        if self._look:
             self._maintenance.after_write(self)
 
     def _matching_ids(self, tenant: str | None, ids: Ids | None, where: Filter) -> Ids:
@@ -354,7 +348,8 @@ class Writer:
             if number is None:
                 return
             rows = edit.tenant(number).rows
-            membership.drop_tenant(edit, number)
+            if drop_tenant(edit, number):
+                self._leftovers.due = self._look = True
         self._count_removed(rows)
 
     def set_quota(self, name: str, quota: dict[str, int | None]) -> None:
