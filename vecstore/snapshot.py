@@ -27,7 +27,7 @@ from vecstore.layout import (
     Kind,
     StateRecord,
 )
-from vecstore.lookups import extent_records, read_state
+from vecstore.lookups import dropped_tenants, extent_records, read_state
 from vecstore.lru import LruBytes
 from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
@@ -183,8 +183,10 @@ class Snapshot:
         prefix, pack = layout.key(self.identity.record.number, kind), layout.U32.pack
         keys = [prefix + pack(row) for row in rows]
         values = [transaction.get(key, key) for key in keys]
+        # All live rows have one, unless some are counted of rows that a dropped tenant left.
         if count == self.state.live_rows and None in values:
-            raise transaction.lack(keys[values.index(None)])
+            if not dropped_tenants(transaction, self.identity.record.number):
+                raise transaction.lack(keys[values.index(None)])
         return values
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
