@@ -183,10 +183,13 @@ class Snapshot:
         prefix, pack = layout.key(self.identity.record.number, kind), layout.U32.pack
         keys = [prefix + pack(row) for row in rows]
         values = [transaction.get(key, key) for key in keys]
-        # All live rows have one, unless some are counted of rows that a dropped tenant left.
-        if count == self.state.live_rows and None in values:
-            if not dropped_tenants(transaction, self.identity.record.number):
-                raise transaction.lack(keys[values.index(None)])
+        if (
+            count == self.state.live_rows
+            and None in values
+            # some of those counted may be of rows that a dropped tenant left
+            and not dropped_tenants(transaction, self.identity.record.number)
+        ):
+            raise transaction.lack(keys[values.index(None)])
         return values
 
     def addresses(self, rows: NDArray[np.uint32]) -> I64:
