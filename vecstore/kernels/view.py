@@ -150,6 +150,10 @@ COUNTED: Final = -2  # DAMAGED or UNLISTED say what kept it from being answered
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF
 
+# --- ids of rows -----------------------------------------------------------------------------
+NO_ID: Final = -1  # of NO_ROW
+OTHER_ID: Final = -2  # of a row whose id is not found in a checked table of int ids
+
 # --- a chunk of raw rows, i64 each ----------------------------------------------------------
 CHUNK_ADDRESS: Final = 0  # of its first row; 0 = no row has a place in extents
 CHUNK_START: Final = 1  # bytes from the extent's first row to there
@@ -157,7 +161,9 @@ CHUNK_SUMS: Final = 2  # u64, xxh3 of each page of the extent's rows
 CHUNK_CHECKED: Final = 3  # u64 bitmap over these pages, set on the first use
 CHUNK_ORDER: Final = 4  # u32, places in order of insertion from the first row on; 0 = row number
 CHUNK_PLACES: Final = 5  # PLACES_DTYPE; 0 = all rows of the chunk have a place
-CHUNK_FIELDS: Final = 6
+CHUNK_FIRST: Final = 6  # rows of the extent before its first row
+CHUNK_IDS: Final = 7  # address of an i64: where the extent's int ids are, 0 before they were checked
+CHUNK_FIELDS: Final = 8  # one cache line
 
 # --- lists of an exact scan ------------------------------------------------------------------
 ALL_ROWS: Final = -1  # all that have a place in extents
