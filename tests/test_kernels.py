@@ -19,7 +19,7 @@ from vecstore import layout
 from vecstore.codecs import find_codec
 from vecstore.codecs.model import draw_signs
 from vecstore.config import Metric
-from vecstore.kernels import checksum, chunks, topk
+from vecstore.kernels import checksum, chunks, cut, topk
 from vecstore.kernels import query as queries
 from vecstore.kernels import view as v
 from vecstore.kernels.blocks import PLANES
@@ -372,16 +372,24 @@ sane = st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda x: x == 0 or abs(x
 
 
 @given(st.lists(sane, min_size=1, max_size=200), st.data())
-def test_histogram_cut(values: list[float], data: st.DataObject) -> None:
+def test_cut_below(values: list[float], data: st.DataObject) -> None:
     """At least `want` values do not exceed the cut; empty places do not count."""
-    empty = data.draw(st.integers(0, 40))
+    empty = -len(values) % 32 + 32 * data.draw(st.integers(0, 2))
     want = data.draw(st.integers(1, len(values)))
-    places = np.array(values + [np.inf] * empty, np.float32)
+    places = aligned_copy(np.array(values + [np.inf] * empty, np.float32))
     np.random.default_rng(len(values)).shuffle(places)
-    work = np.zeros(v.BINS, np.int64)
-    cut = topk.histogram_cut(address(places), len(places), want, address(work))
-    assert (places <= np.float32(cut)).sum() >= want
-    assert cut < np.inf
+    found = cut.cut_below(address(places), len(places), want)
+    assert (places <= np.float32(found)).sum() >= want
+    assert found < np.inf
+
+
+@pytest.mark.parametrize("want", [1, 7, 40, 300, 2_000])
+def test_cut_below_is_tight(want: int) -> None:
+    """Few more than wanted are below it, of values that differ; all when there are fewer."""
+    places = aligned_copy(normal(40, 32).ravel())
+    below = (places <= cut.cut_below(address(places), len(places), want)).sum()
+    assert min(want, 1_280) <= below <= min(want + want // 16, 1_280)
+    assert cut.cut_below(address(places), 0, want) == -np.inf
 
 
 # --- copies -------------------------------------------------------------------------------------

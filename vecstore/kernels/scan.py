@@ -13,6 +13,7 @@ import numpy as np
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.blocks import mask_within, rabitq_block
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.cut import cut_below
 from vecstore.kernels.estimate import error_bound, estimate_block, refine
 from vecstore.kernels.intrinsics import (
     load_f32,
@@ -26,7 +27,7 @@ from vecstore.kernels.intrinsics import (
     store_u64,
 )
 from vecstore.kernels.rows import ask_for, is_live, rerank, run_field, run_intact
-from vecstore.kernels.topk import heap_pop, heapify, histogram_cut, offer_upper
+from vecstore.kernels.topk import heap_pop, heapify, offer_upper
 from vecstore.kernels.view import (
     BITS,
     BLOCK_BYTES,
@@ -39,7 +40,6 @@ from vecstore.kernels.view import (
     FACTS,
     FIRST_RUN,
     HEAP,
-    HISTOGRAM,
     LOWER,
     NO_ROW,
     PENDING,
@@ -274,7 +274,7 @@ def seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances):
                 block += block_bytes
     if found <= k + SEED_EXTRA:
         return 0
-    cut = histogram_cut(estimates, found, k + SEED_EXTRA, scratch[HISTOGRAM])
+    cut = cut_below(estimates, found, k + SEED_EXTRA)
     count = 0
     at = 0
     n = 0
