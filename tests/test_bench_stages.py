@@ -29,7 +29,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("codec", ["rabitq1", "rabitq3"])
+@pytest.mark.parametrize("codec", ["rabitq1", "rabitq3", "int8"])
 def test_clocks_change_no_answer_and_add_up(
     codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,8 +55,8 @@ def test_clocks_change_no_answer_and_add_up(
     call, kernel, cycles = taken[:, 0], taken[:, 1], taken[:, 2:]
     by_stage = dict(zip(stages.STAGES, cycles.sum(axis=0).tolist(), strict=True))
     used = {name for name, spent in by_stage.items() if spent > 0}
-    assert used >= {"prepare", "route", "prune", "scan", "rerank"}
-    assert ("seed" in used) == (codec == "rabitq1")  # codes that bound from above need none
+    assert used >= {"prepare", "route", "prune", "seed", "scan", "rerank"}
+    assert ("refine" in used) == (codec == "rabitq3")
     assert (kernel < call).all()
     assert (cycles.sum(axis=1) / rate < kernel).all()
     assert cycles.sum() / rate > 0.5 * kernel.sum()
