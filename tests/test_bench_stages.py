@@ -29,7 +29,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("codec", ["rabitq1", "rabitq3", "int8"])
+@pytest.mark.parametrize("codec", ["rabitq1", "rabitq3"])
 def test_clocks_change_no_answer_and_add_up(
     codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
