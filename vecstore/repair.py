@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.build import Builder, Built
+from vecstore.build import Builder
+from vecstore.built import Built
 from vecstore.check import (
     Broken,
     broken_extents,
