@@ -21,7 +21,7 @@ from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.layout import TENANT_NONE, ExtentRecord, Kind, TenantRecord
-from vecstore.lookups import build_record, extent_records, read_catalogue, read_state
+from vecstore.lookups import build_pieces, extent_records, read_catalogue, read_state
 from vecstore.receipts import wrong_receipts
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
@@ -146,8 +146,7 @@ def broken_pieces(
     transaction: Transaction, identity: Identity, named: dict[int, int]
 ) -> list[Broken]:
     """Look at every checksum of what a build that is not done has kept; as `broken_extents`."""
-    known = build_record(transaction, identity.record.number)
-    pieces = [] if known is None else known.pieces
+    pieces = build_pieces(transaction, identity.record.number)
     return _broken(transaction, identity, {one.number: one.extent for one in pieces}, named)
 
 

@@ -28,9 +28,9 @@ import vecstore
 from vecstore import clustering, config, layout
 from vecstore.built import Built
 from vecstore.codecs import find_codec
-from vecstore.errors import VecstoreError
-from vecstore.extents import Extent, ExtentWriter, extent_path
-from vecstore.facts import Edit, put_store, read_store
+from vecstore.errors import DiskFullError, VecstoreError
+from vecstore.extents import Extent, ExtentWriter
+from vecstore.facts import Edit, mark_retired, put_store, read_store
 from vecstore.layout import (
     BuildRecord,
     ExtentKind,
@@ -39,8 +39,9 @@ from vecstore.layout import (
     PieceRecord,
     Section,
 )
-from vecstore.lookups import build_record, read_state, refuse_dropped
+from vecstore.lookups import build_pieces, build_record, read_state, refuse_dropped
 from vecstore.publish import ExtentNumbers
+from vecstore.reclaim import remove_retired
 from vecstore.shares import NewRows, Share
 from vecstore.soundness import flaws
 from vecstore.stages import Keeper, Piece
@@ -86,7 +87,7 @@ class Checkpoint:
         if known.fingerprint == fingerprint and all(map(self._is_sound, known.pieces)):
             self._pieces = {(one.stage, one.tenant, one.first): one for one in known.pieces}
         else:
-            self._give_up(known.pieces)
+            give_up(writing)
 
     @property
     def keeps(self) -> bool:
@@ -167,22 +168,18 @@ class Checkpoint:
             )
 
     def _name(self, piece: PieceRecord) -> None:
-        self._pieces[piece.stage, piece.tenant, piece.first] = piece
+        place = piece.stage, piece.tenant, piece.first
+        before = self._pieces.get(place)
+        self._pieces[place] = piece
         record = BuildRecord(self._fingerprint, list(self._pieces.values()))
         with self._writing.committing(), self._environment.write() as transaction:
             refuse_dropped(transaction, self._identity)
             store = read_store(transaction)
             store.next_extent = self._numbers.value
             put_store(transaction, store)
+            if before is not None:
+                mark_retired(transaction, before.number)
             transaction.put(self._key, layout.pack(record))
-
-    def _give_up(self, pieces: Iterable[PieceRecord]) -> None:
-        """Forget pieces and remove their files, which no reader has."""
-        with self._writing.committing(), self._environment.write() as transaction:
-            transaction.delete(self._key)
-        for one in pieces:
-            with suppress(OSError):  # the next writer removes it
-                extent_path(self._identity.folder, one.number).unlink(missing_ok=True)
 
     def _open(self, piece: PieceRecord) -> Extent:
         return Extent(self._identity.folder, piece.number, piece.extent, self._identity.name)
@@ -211,6 +208,25 @@ class _TenantKeeper:
         self._checkpoint.keep(stage, self._tenant, first, piece)
 
 
+def give_up(writing: Writing) -> bool:
+    """Forget what a build that was cut short has kept; False when there is nothing.
+
+    The build lock must be held.
+    """
+    with writing.reading() as transaction:
+        pieces = build_pieces(transaction, writing.collection)
+    if not pieces:
+        return False
+    with writing.committing():
+        with writing.environment.write() as transaction:
+            transaction.delete(layout.key(writing.collection, Kind.BUILD))
+            for one in pieces:
+                mark_retired(transaction, one.number)  # a backup may be copying it
+        with suppress(DiskFullError):  # the next writer removes them
+            remove_retired(writing.environment)
+    return True
+
+
 def fingerprint(writing: Writing, shares: Iterable[Share], new: NewRows | None) -> bytes:
     """Hash all that the pieces of a build follow from; empty when it is too small to be kept.
 
@@ -228,7 +244,8 @@ def fingerprint(writing: Writing, shares: Iterable[Share], new: NewRows | None) 
         tell(f"{array.dtype} {array.shape}")
         digest.update(np.ascontiguousarray(array).data)
 
-    tell(f"{vecstore.__version__} {_shaping()} {writing.identity.record}")
+    tell(f"{vecstore.__version__} {_shaping()}")
+    digest.update(writing.identity.packed)
     for share in shares:
         tell(f"{share.tenant} {share.train} {share.copies}")
         add(share.stored)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,8 @@ class Indexer:
                 snapshot, builder, pool, builts, shares, new, replaced, everything, kept
             )
             gone = self._replaced(snapshot.extents, assignments, builts, everything)
-            progress("publish", 0, 1)
             with publishing(self._writing, numbers) as edit:
+                edit.report = partial(progress, "publish")
                 self._publish(edit, shares, assignments, builts)
                 if everything:
                     for tenant in touched - {one.leaves.tenant for one in assignments}:

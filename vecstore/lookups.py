@@ -37,6 +37,12 @@ def build_record(transaction: Transaction, collection: int) -> layout.BuildRecor
     return record
 
 
+def build_pieces(transaction: Transaction, collection: int) -> list[layout.PieceRecord]:
+    """Extents that a build of a collection has kept; see `build_record`."""
+    record = build_record(transaction, collection)
+    return [] if record is None else record.pieces
+
+
 def find_rows(
     transaction: Transaction, collection: int, tenant: int, ids: Ids
 ) -> Iterator[tuple[I64, NDArray[np.uint32]]]:

@@ -71,20 +71,21 @@ def work_through(
         steps = np.arange(keeper.rows, total, keeper.rows)
         bounds = np.unique([0, *(np.searchsorted(ends, steps) + 1), len(ends)]).tolist()
     pieces = list(pairwise(bounds))
-    known = set()
-    for first, end in pieces:
+    done = 0
+    for first, end in pieces:  # kept in their order
         piece = None if keeper is None else keeper.find(stage, first)
-        if piece is not None:
-            restore(first, end, piece)
-            known.add(first)
-    todo = [job for first, end in pieces if first not in known for job in range(first, end)]
-    done = pool.map(work, todo)
+        if piece is None:
+            break
+        restore(first, end, piece)
+        done = end
+    if done:
+        progress(stage, int(ends[done - 1]), total)
+    results = pool.map(work, list(range(done, len(ends))))
     for first, end in pieces:
-        if first in known:
-            progress(stage, int(ends[end - 1]), total)
+        if first < done:
             continue
         for job in range(first, end):
-            next(done)
+            next(results)
             progress(stage, int(ends[job]), total)
         if keeper is not None:
             keeper.keep(stage, first, collect(first, end))
