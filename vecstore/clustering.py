@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,6 +104,8 @@ def kmeans(x: F32, k: int, seed: int, points: int) -> F32:
     k = min(k, len(x))
     if k == 1:
         return np.asarray(x.mean(axis=0, keepdims=True), dtype=np.float32)
+    import faiss  # a store that is only read needs none of it
+
     model = faiss.Kmeans(
         x.shape[1],
         k,
@@ -119,6 +120,8 @@ def kmeans(x: F32, k: int, seed: int, points: int) -> F32:
 
 def nearest(x: F32, centroids: F32, k: int = 1) -> tuple[F32, I64]:
     """Squared distances and ordinals of the k nearest centroids of each row."""
+    import faiss
+
     distances, ordinals = faiss.knn(x, centroids, min(k, len(centroids)))
     np.maximum(ordinals[:, 0], 0, out=ordinals[:, 0])  # faiss gives -1 where a distance overflows
     return distances, ordinals
@@ -208,6 +211,8 @@ def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTIN
 def worker_pool(workers: int) -> ThreadPoolExecutor:
     """Threads that each run faiss on one core: cells are independent, barriers cost more."""
     beside = is_beside()
+
+    import faiss
 
     def prepare() -> None:
         faiss.omp_set_num_threads(1)

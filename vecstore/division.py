@@ -69,6 +69,10 @@ class Assignment:
         """Whether the postings are not those of the present directory."""
         return self.trained or self.new >= 0
 
+    def without_rows(self) -> Assignment:
+        """Let go of what is needed to write them, and not to publish them."""
+        return replace(self, places=self.places[:0].copy(), homes=self.homes[:0].copy())
+
     def numbered(self, first_posting: int) -> Assignment:
         """Number the postings from `first_posting` on."""
         count = len(self.leaves.numbers)

@@ -230,7 +230,8 @@ class Indexer:
         first_row = next_chunk(snapshot.state.next_row)
         builts.append(builder.write(rows, kept, first_row, owners, ids, assignments, model))
         self._put_attributes(snapshot, builder, builts[-1], new, shares, everything)
-        return assignments
+        self.tally += Tally(written=sum(int((one.homes >= 0).sum()) for one in assignments))
+        return [one.without_rows() for one in assignments]
 
     def _divide(
         self, snapshot: Snapshot, divider: Divider, shares: Sequence[Share], kept: U32
@@ -239,7 +240,7 @@ class Indexer:
         parts = []
         for share in shares:
             stored = np.searchsorted(kept, share.stored).astype(np.uint32)
-            new = share.places + np.uint32(len(kept))
+            new = share.places + np.uint32(len(kept)) if len(kept) else share.places
             parts.append(np.concatenate([stored, new]) if len(stored) else new)
         trained = divider.train_all(
             [
@@ -367,7 +368,6 @@ class Indexer:
                 one.spread,
                 anew=one.trained,
             )
-            self.tally += Tally(written=int((one.homes >= 0).sum()))
             if share.view is not None and share.view.record.ever_granted:
                 membership.settle_grants(
                     edit, share.tenant, share.stored, share.pending, share.revoked, anew=one.trained
