@@ -103,7 +103,7 @@ def test_sizes_that_files_depend_on() -> None:
         "FLOATS": 18,
     }
     assert layout.SECTIONS_MAX == 16
-    assert [int(kind) for kind in Kind] == list(range(1, 19))
+    assert [int(kind) for kind in Kind] == list(range(1, 21))
     assert (BLOCK_ROWS, CHUNK_ROWS, PAGE) == (32, 1024, 4096)
 
 

@@ -21,7 +21,13 @@ from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
 from vecstore.layout import TENANT_NONE, ExtentRecord, Kind, TenantRecord
-from vecstore.lookups import build_pieces, extent_records, read_catalogue, read_state
+from vecstore.lookups import (
+    build_pieces,
+    dropped_tenants,
+    extent_records,
+    read_catalogue,
+    read_state,
+)
 from vecstore.receipts import wrong_receipts
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
@@ -178,12 +184,26 @@ def damaged_entries(transaction: Transaction, collection: int, where: str) -> li
 
 def check_rows(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
     """Ids, rows, grants, counts, metadata, documents and the row log agree."""
-    yield from _check_ids(transaction, snapshot)
-    yield from _check_facts(transaction, snapshot)
+    dropped = dropped_tenants(transaction, snapshot.identity.record.number)
+    left: set[int] = set()
+    yield from _check_ids(transaction, snapshot, dropped, left)
+    yield from _check_facts(transaction, snapshot, left)
 
 
-def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Id -> row and row -> id agree, and so do grants and counts (invariants 2 and 5)."""
+def _check_ids(
+    transaction: Transaction, snapshot: Snapshot, dropped: frozenset[int], left: set[int]
+) -> Iterator[Violation]:
+    """Id -> row and row -> id agree, and so do grants and counts (invariants 2 and 5).
+
+    Parameters
+    ----------
+    transaction : Transaction
+    snapshot : Snapshot
+    dropped : frozenset of int
+        Tenants that were dropped and left entries.
+    left : set of int
+        Gets their rows.
+    """
     identity = snapshot.identity
     collection = identity.record.number
     where = identity.name
@@ -194,6 +214,12 @@ def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violati
     for key, value in transaction.scan(layout.key(collection, Kind.ID)):
         tenant = int(layout.U32.unpack_from(key, start - 4)[0])
         row, owner = layout.unpack_id(value, tenant)
+        if tenant in dropped:
+            if owner == tenant:
+                left.add(row)
+                if snapshot.is_live(row):
+                    yield Violation("tenants-dropped", where, f"row {row} of tenant {tenant} lives")
+            continue
         public = layout.decode_id(key[start:], is_int)
         if not snapshot.is_live(row):
             yield Violation("ids-rows-agree", where, f"id {public!r} points to dead row {row}")
@@ -222,12 +248,13 @@ def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violati
             where,
             f"{len(owned)} ids, but {snapshot.state.live_rows} live rows counted",
         )
-    yield from _check_grants(transaction, snapshot, owned, granted)
+    yield from _check_grants(transaction, snapshot, dropped, owned, granted)
 
 
 def _check_grants(
     transaction: Transaction,
     snapshot: Snapshot,
+    dropped: frozenset[int],
     owned: dict[int, int],
     granted: list[tuple[int, int, int]],
 ) -> Iterator[Violation]:
@@ -240,7 +267,9 @@ def _check_grants(
     shared = 0
     for key, value in transaction.scan(layout.key(collection, Kind.GRANTEES)):
         row = int(layout.U32.unpack(key[-4:])[0])
-        listed |= {(row, tenant) for tenant in layout.unpack_numbers(value)}
+        listed |= {
+            (row, tenant) for tenant in layout.unpack_numbers(value) if tenant not in dropped
+        }
         shared += 1
     seen = {(row, tenant) for row, _, tenant in granted}
     for row, tenant in sorted(listed ^ seen):
@@ -253,7 +282,11 @@ def _check_grants(
     for kind in (Kind.PENDING, Kind.REVOKED):
         prefix = layout.key(collection, kind)
         keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
-        noted[kind] = {(int(row), int(own)) for own, row in map(layout.unpack_numbers, keys)}
+        noted[kind] = {
+            (int(row), int(own))
+            for own, row in map(layout.unpack_numbers, keys)
+            if kind == Kind.PENDING or own not in dropped
+        }
         for row, tenant in sorted(
             noted[kind] - seen if kind == Kind.PENDING else noted[kind] & seen
         ):
@@ -266,6 +299,8 @@ def _check_grants(
     for key, value in transaction.scan(layout.key(collection, Kind.TENANT)):
         tenant = int(layout.U32.unpack(key[-4:])[0])
         record = layout.unpack(value, type=TenantRecord)
+        if tenant in dropped:
+            yield Violation("tenants-dropped", where, f"tenant {tenant} was dropped and is there")
         pending += record.pending
         counted = (record.rows, record.granted, record.pending, record.revoked)
         notes = [counts.pop(tenant, 0) for counts in note_counts]
@@ -282,8 +317,13 @@ def _check_grants(
         )
 
 
-def _check_facts(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Metadata and documents stand under live rows and are counted (invariant 2)."""
+def _check_facts(
+    transaction: Transaction, snapshot: Snapshot, left: set[int]
+) -> Iterator[Violation]:
+    """Metadata and documents stand under live rows and are counted (invariant 2).
+
+    Rows that dropped tenants `left` may have some still.
+    """
     identity = snapshot.identity
     collection = identity.record.number
     for kind, counted in (
@@ -295,7 +335,7 @@ def _check_facts(transaction: Transaction, snapshot: Snapshot) -> Iterator[Viola
         for key, _ in transaction.scan(prefix):
             count += 1
             row = int(layout.U32.unpack(key[len(prefix) :])[0])
-            if not snapshot.is_live(row):
+            if not snapshot.is_live(row) and row not in left:
                 yield Violation("facts-live", identity.name, f"{kind.name} of dead row {row}")
         if count != counted:
             yield Violation(

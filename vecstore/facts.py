@@ -3,13 +3,14 @@
 Invariants
 ----------
 * Id -> row is a bijection onto the live rows of a tenant.
-* Metadata and documents stand under live rows only.
+* Metadata and documents stand under live rows, and under those of tenants in `dropping`.
 * Whatever dies or changes is told to readers by one change record per transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -29,7 +30,14 @@ from vecstore.layout import (
     StoreRecord,
     TenantRecord,
 )
-from vecstore.lookups import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.lookups import (
+    ABSENT,
+    dropped_tenants,
+    known_tenant,
+    read_state,
+    read_tenant,
+    refuse_dropped,
+)
 from vecstore.transaction import Transaction
 
 
@@ -73,6 +81,11 @@ class Edit:
         key = layout.key_u32(self.collection, Kind.TENANT, tenant)
         return not self.has_tenants or self.transaction.get(key) is not None
 
+    @cached_property
+    def dropped(self) -> frozenset[int]:
+        """Numbers of tenants that were dropped before and left entries."""
+        return dropped_tenants(self.transaction, self.collection)
+
     def is_dead(self, row: int) -> bool:
         """Tell whether a row ended in an earlier transaction."""
         page, place = divmod(row, layout.DEAD_PAGE_ROWS)
@@ -81,7 +94,7 @@ class Edit:
 
     def tenant_number(self, name: str) -> int:
         """Number of a tenant; one that is not there yet is created."""
-        number = find_tenant(self.transaction, self.collection, name)
+        number = known_tenant(self.transaction, self.collection, name)
         if number is None:
             number = self._created.get(name)
         if number is None:
@@ -156,19 +169,27 @@ class Edit:
 
     def kill(self, tenant: int, rows: Iterable[int]) -> None:
         """End rows of a tenant: they are found by no call that begins after the commit."""
-        record = self.tenant(tenant)
-        for row in rows:
-            self._dead.append(row)
-            self.state.live_rows -= 1
-            record.rows -= 1
-            if self.state.metadata_rows and self.transaction.delete(
-                layout.key_u32(self.collection, Kind.METADATA, row)
-            ):
-                self.state.metadata_rows -= 1
-            if self.state.document_rows and self.transaction.delete(
-                layout.key_u32(self.collection, Kind.DOCUMENT, row)
-            ):
-                self.state.document_rows -= 1
+        ended = list(rows)
+        self.end(ended)
+        self.tenant(tenant).rows -= len(ended)
+        for row in ended:
+            self.drop_facts(row)
+
+    def end(self, rows: Collection[int]) -> None:
+        """End rows, and leave their metadata and documents to be dropped."""
+        self._dead += rows
+        self.state.live_rows -= len(rows)
+
+    def drop_facts(self, row: int) -> None:
+        """Drop metadata and document of a row that ended."""
+        if self.state.metadata_rows and self.transaction.delete(
+            layout.key_u32(self.collection, Kind.METADATA, row)
+        ):
+            self.state.metadata_rows -= 1
+        if self.state.document_rows and self.transaction.delete(
+            layout.key_u32(self.collection, Kind.DOCUMENT, row)
+        ):
+            self.state.document_rows -= 1
 
     def add_extents(self, records: dict[int, ExtentRecord]) -> None:
         """Name extents that are whole and synced."""

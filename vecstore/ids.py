@@ -81,8 +81,9 @@ def is_int(value: Any) -> bool:
 
 def _check_id(value: Any, place: int) -> int | str:
     if isinstance(value, str):
+        plain: str = str.__str__(value)  # what a subclass, such as an enum's member, holds
         try:
-            size = len(value.encode())
+            size = len(plain.encode())
         except UnicodeEncodeError:
             raise InvalidArgumentError(
                 f"Id number {place} ({value!r}) is not valid Unicode; ids are stored as UTF-8."
@@ -91,7 +92,7 @@ def _check_id(value: Any, place: int) -> int | str:
             raise InvalidArgumentError(
                 f"Id number {place} has {size} bytes; a str id has 1 to {ID_BYTES_MAX} in UTF-8."
             )
-        return str(value)
+        return plain
     if is_int(value):
         if not 0 <= int(value) <= INT_ID_MAX:
             raise InvalidArgumentError(
@@ -131,7 +132,7 @@ def parse_ids(ids: Any) -> Ids:
         raise InvalidArgumentError("ids mixes str and int; a collection has one kind of id.")
     if kinds == {int} or not values:
         return Ids(np.array(values, np.int64), False, True)
-    return Ids([str(value) for value in values], False, False)
+    return Ids([value for value in values if isinstance(value, str)], False, False)
 
 
 def check_id_kind(ids: Ids, int_ids: bool | None, collection: str) -> None:

@@ -95,6 +95,27 @@ def find_tenant(transaction: Transaction, collection: int, name: str) -> int | N
     return None if raw is None else int(layout.U32.unpack(raw)[0])
 
 
+def known_tenant(transaction: Transaction, collection: int, name: str) -> int | None:
+    """Find the number of a tenant like `find_tenant`, and make sure that it is the tenant's.
+
+    Raises
+    ------
+    CorruptionError
+        The name leads to another tenant, or to one that is no more.
+    """
+    number = find_tenant(transaction, collection, name)
+    if number is not None and read_tenant(transaction, collection, number).name != name:
+        raise transaction.lack(layout.key_u32(collection, Kind.TENANT, number))
+    return number
+
+
+def dropped_tenants(transaction: Transaction, collection: int) -> frozenset[int]:
+    """Numbers of tenants that were dropped and left entries; see `vecstore.dropping`."""
+    prefix = layout.key(collection, Kind.DROPPED)
+    keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
+    return frozenset(int(layout.U32.unpack(key)[0]) for key in keys)
+
+
 def read_tenant(transaction: Transaction, collection: int, tenant: int) -> TenantRecord:
     """Read a tenant's record; that of one who has written nothing, or was dropped, is all zeros."""
     key = layout.key_u32(collection, Kind.TENANT, tenant)

@@ -84,6 +84,8 @@ def make_plan(
     """
     if type(recall) is not float:
         recall = parse_recall(recall)
+    if view.limited:
+        _check_asked(view, where, k)
     hits = min(k, max(1, view.rows))
     key = (None if where is None else where.key, recall, hits)
     plan: Plan | None = view.plans.get(key)
@@ -99,7 +101,7 @@ def make_plan(
             view.plans.clear()
         view.plans[key] = plan
     if view.limited:
-        _hold_to_quota(view, plan, where, k)
+        _check_read(view, plan)
     return plan
 
 
@@ -153,21 +155,25 @@ def matching_set(transaction: Transaction, view: TenantView, where: Filter) -> R
     return view.matches.put(where.key, found, found.nbytes)
 
 
-def _hold_to_quota(view: TenantView, plan: Plan, where: Filter | None, k: int) -> None:
-    """Raise when a tenant's quota does not allow a query."""
+def _check_asked(view: TenantView, where: Filter | None, k: int) -> None:
+    """Raise when a tenant's quota does not allow to ask so much, before anything is done for it."""
     record = view.record
-    name = record.name
     if record.quota_k is not None and k > record.quota_k:
         raise QuotaExceededError(
-            f"Tenant {name!r} may ask for k = {record.quota_k} at most, not {k}; lower k, or raise "
-            f"the limit with set_quota."
+            f"Tenant {record.name!r} may ask for k = {record.quota_k} at most, not {k}; lower k, "
+            f"or raise the limit with set_quota."
         )
     check_where_quota(view, where)
+
+
+def _check_read(view: TenantView, plan: Plan) -> None:
+    """Raise when a query would read more than its tenant's quota allows."""
+    record = view.record
     if record.quota_query_bytes is not None and plan.bytes > record.quota_query_bytes:
         raise QuotaExceededError(
-            f"This query of tenant {name!r} would read about {plan.bytes} bytes and may read "
-            f"{record.quota_query_bytes}; ask for less recall or fewer hits, or raise the limit "
-            f"with set_quota."
+            f"This query of tenant {record.name!r} would read about {plan.bytes} bytes and may "
+            f"read {record.quota_query_bytes}; ask for less recall or fewer hits, or raise the "
+            f"limit with set_quota."
         )
 
 

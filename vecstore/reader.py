@@ -35,7 +35,7 @@ from vecstore.ids import Ids, check_id_kind
 from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
-from vecstore.lookups import find_tenant, refuse_dropped
+from vecstore.lookups import find_tenant, known_tenant, refuse_dropped
 from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Explanation, Hit, Result, Tuning
 from vecstore.rowsets import distinct
@@ -270,7 +270,7 @@ class Reader:
         """Numbers of the tenants named that exist."""
         if scope is None:
             return [TENANT_NONE]
-        found = (find_tenant(transaction, self._number, name) for name in scope)
+        found = (known_tenant(transaction, self._number, name) for name in scope)
         return [number for number in found if number is not None]
 
     @_typed
@@ -331,6 +331,7 @@ class Reader:
                 losses = self._session.environment.losses
                 if losses != self._losses:
                     self._last, self._losses = None, losses
+                    self._names = Names(self._number)  # numbers in what was lost are given again
                 last = self._last
                 calls = self._session.environment.calls
                 # The number of an open batch is given again when nothing came of it: a later
