@@ -381,6 +381,8 @@ class Reader:
         if "vector" in include:
             vectors = self.vectors_of(snapshot, rows)
         ids, values = snapshot.ids_of(rows).tolist(), distances.tolist()
+        if metadata is documents is vectors is _NOTHING and owners is None:
+            return list(map(Hit, ids, values))
         return list(map(Hit, ids, values, metadata, documents, vectors, owners or _NOTHING))
 
     def vectors_of(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
