@@ -19,6 +19,7 @@ from typing import Final
 from vecstore import layout
 from vecstore.facts import Edit
 from vecstore.layout import Kind
+from vecstore.lookups import dropped_tenants
 from vecstore.membership import drop_grantee, end_grants
 from vecstore.writing import Writing
 
@@ -48,13 +49,17 @@ class Leftovers:
         """Remove some, in one commit; False when nothing is left."""
         if not self.due:
             return False
-        with self._writing.lock, self._writing.environment.write_soon() as transaction:
-            edit = Edit(transaction, self._writing.identity)
-            self.due = bool(edit.dropped)
-            if self.due:
-                _remove_some(edit, min(edit.dropped))
+        with self._writing.lock:
+            with self._writing.reading() as transaction:
+                left = dropped_tenants(transaction, self._writing.collection)
+            if not left:
+                self.due = False
+                return False
+            with self._writing.environment.write_soon() as transaction:
+                edit = Edit(transaction, self._writing.identity)
+                _remove_some(edit, min(left))
                 edit.finish()
-        return self.due
+        return True
 
 
 def drop_tenant(edit: Edit, tenant: int) -> bool:

@@ -67,12 +67,9 @@ def _typed(verb: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
-def _answered(rows: U32) -> list[int]:
-    """Row numbers of an answer without the places that were left over, which come last."""
-    numbers: list[int] = rows.tolist()
-    if numbers[-1] == NO_ROW:
-        del numbers[numbers.index(NO_ROW) :]
-    return numbers
+def _answered(rows: U32) -> U32:
+    """Rows of an answer without the places that were left over, which come last."""
+    return rows if rows.item(-1) != NO_ROW else rows[rows != np.uint32(NO_ROW)]
 
 
 class Reader:
@@ -132,15 +129,13 @@ class Reader:
                     parse_recall(recall)
                     self._check_queries(query)
                     return []
+                owners: list[str | None] | None
                 if len(found) == 1:
-                    numbers = _answered(rows)
-                    owners = owner_names(transaction, self._names, found[0][0], numbers)
+                    rows = _answered(rows)
+                    owners = owner_names(transaction, self._names, found[0][0], rows)
                 else:
                     rows, distances, owners = merge(transaction, self._names, found, k)
-                    numbers = rows.tolist()
-                return self._hits(
-                    transaction, snapshot, numbers, distances.tolist(), include, owners
-                )
+                return self._hits(transaction, snapshot, rows, distances, include, owners)
             finally:
                 transaction.abort()
 
@@ -372,23 +367,21 @@ class Reader:
         self,
         transaction: Transaction,
         snapshot: Snapshot,
-        rows: list[int],
-        distances: list[float],
+        rows: U32,
+        distances: F32,
         include: Sequence[str],
         owners: list[str | None] | None,
     ) -> list[Hit]:
-        if not rows:
-            return []
         state = snapshot.state
         metadata = documents = vectors = _NOTHING
         if state.metadata_rows and "metadata" in include:
-            metadata = snapshot.metadata(transaction, rows)
+            metadata = snapshot.metadata(transaction, rows.tolist())
         if state.document_rows and "document" in include:
-            documents = snapshot.documents(transaction, rows)
+            documents = snapshot.documents(transaction, rows.tolist())
         if "vector" in include:
-            vectors = self.vectors_of(snapshot, np.array(rows, np.uint32))
-        ids = snapshot.id_list(rows)
-        return list(map(Hit, ids, distances, metadata, documents, vectors, owners or _NOTHING))
+            vectors = self.vectors_of(snapshot, rows)
+        ids, values = snapshot.ids_of(rows).tolist(), distances.tolist()
+        return list(map(Hit, ids, values, metadata, documents, vectors, owners or _NOTHING))
 
     def vectors_of(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Vectors (n, dim) of rows that stand in a snapshot."""
