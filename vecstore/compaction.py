@@ -41,7 +41,7 @@ from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.rawrows import RawRows, extent_rows
 from vecstore.rebuild import Rebuilder
 from vecstore.row_source import Rows
-from vecstore.rowsets import distinct
+from vecstore.rowsets import distinct, starts
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
@@ -180,10 +180,14 @@ class Compactor:
         found = Entries.union(Entries(ordinals[live], rows[live].astype(np.int64)))
         if not leaves.listed:
             found = self._trim(view, leaves, found, progress)
-        used, homes = np.unique(found.ordinals, return_inverse=True)
+        first = starts(found.ordinals)
+        used = found.ordinals[first]
+        homes = np.repeat(
+            np.arange(len(used), dtype=np.int32), np.diff(first, append=len(found.ordinals))
+        )
         centroids = leaves.centroids if leaves.listed else leaves.centroids[used]
         part = Leaves(view.number, leaves.numbers[used], centroids, leaves.centre)
-        return part, found.places.astype(np.uint32), homes.astype(np.int32)[:, None]
+        return part, found.places.astype(np.uint32), homes[:, None]
 
     def _trim(
         self, view: TenantView, leaves: Leaves, found: Entries, progress: Progress
