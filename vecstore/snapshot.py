@@ -279,7 +279,10 @@ def take_snapshot(
             if record.kind in kinds
         }
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
-        log = RowLog(identity.row_bytes)
+        if old is not None and changes is not None:
+            log = old.log.since(state.log_first)
+        else:
+            log = RowLog(identity.row_bytes)
     log.catch_up(transaction, identity, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
