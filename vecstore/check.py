@@ -21,7 +21,7 @@ from vecstore.codecs import Codec, find_codec
 from vecstore.directory import Directories
 from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
-from vecstore.extents import Extent, extent_path
+from vecstore.extents import Extent, asked_ahead, extent_path
 from vecstore.layout import (
     TENANT_NONE,
     ExtentKind,
@@ -41,6 +41,8 @@ from vecstore.storage import Environment
 from vecstore.transaction import Transaction, describe
 
 U32 = NDArray[np.uint32]
+_PIECE_BYTES = 1 << 20
+"""Raw rows that are asked for at once; a multiple of the page."""
 
 
 def check_store(environment: Environment, quiet: bool) -> list[Violation]:
@@ -186,7 +188,7 @@ def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Vi
             directories.find(tenant)
     if extent.kind == ExtentKind.POSTINGS:
         runs = PostingRuns(extent, codec.run_block_bytes(identity.record.dim))
-        for run in range(len(runs.runs)):
+        for run in asked_ahead(range(len(runs.runs)), runs.ask):
             if not runs.intact(run):
                 yield Violation("checksums", where, str(runs.damage(run)))
     if extent.kind == ExtentKind.ATTRIBUTES:
@@ -202,9 +204,12 @@ def damaged_pages(extent: Extent) -> Iterator[int]:
     """Pages of raw rows that do not match their checksums."""
     rows = extent.array(Section.ROWS, np.uint8).data
     sums = extent.array(Section.ROW_SUMS, np.uint64).tolist()
-    for page, found in enumerate(page_sums(rows)):
-        if page >= len(sums) or found != sums[page]:
-            yield page
+    for start in range(0, rows.nbytes, _PIECE_BYTES):
+        extent.ask(Section.ROWS, start, _PIECE_BYTES)
+        piece = page_sums(rows[start : start + _PIECE_BYTES])
+        for page, found in enumerate(piece, start // layout.PAGE):
+            if page >= len(sums) or found != sums[page]:
+                yield page
 
 
 def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:

@@ -187,6 +187,8 @@ class RawRows:
         table[:, v.CHUNK_ADDRESS] = self.extent.address(Section.ROWS) + table[:, v.CHUNK_START]
         table[:, v.CHUNK_SUMS] = self._sums.ctypes.data
         table[:, v.CHUNK_CHECKED] = self._checked.ctypes.data
+        ids = Section.ID_ENDS if self.extent.has(Section.ID_ENDS) else Section.IDS
+        table[:, v.CHUNK_IDS] = self.extent.address(ids) + 8 * starts
         if self.extent.has(Section.ORDER):
             table[:, v.CHUNK_ORDER] = self.extent.address(Section.ORDER) + 4 * starts
         return table
@@ -206,9 +208,15 @@ class RawRows:
         return (np.flatnonzero(bits) + self.first_row).astype(np.uint32)
 
     def raw(self, rows: NDArray[np.uint32]) -> U8:
-        """Rows as they are stored, uint8 (n, row bytes)."""
+        """Rows as they are stored, uint8 (n, row bytes), of ascending row numbers."""
         stored = self.extent.array(Section.ROWS, np.uint8)[: self.stored * self._row_bytes]
-        return stored.reshape(-1, self._row_bytes)[self.places(rows)]
+        places = self.places(rows)
+        if len(rows):
+            first, last = int(places[0]), int(places[-1])
+            self.extent.ask(
+                Section.ROWS, first * self._row_bytes, (last + 1 - first) * self._row_bytes
+            )
+        return stored.reshape(-1, self._row_bytes)[places]
 
     def places(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows that stand here."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vecstore.directory import Directory
 from vecstore.errors import CorruptionError
+from vecstore.extents import asked_ahead
 from vecstore.kernels import view as v
 from vecstore.kernels.runs import find_runs, lay_out_runs
 from vecstore.postings import PostingRuns
@@ -101,6 +102,11 @@ class TenantIndex:
         """Place of a run's extent, and its own place there."""
         return int(self._table[run, v.RUN_PART]), int(self._table[run, v.RUN_PLACE])
 
+    def _ask(self, source: tuple[int, int]) -> None:
+        """Ask for a run by the place of its extent, and its own place there."""
+        place, run = source
+        self._parts[place].ask(run)
+
     def _checked_entries(self, place: int, run: int, block_bytes: int) -> U32:
         """Rows of a run, its checksum looked at on its first use."""
         part = self._parts[place]
@@ -121,7 +127,11 @@ class TenantIndex:
         ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         counts = np.diff(self.first_run)
         for ordinal, (place, run) in yielding(
-            zip(np.repeat(np.arange(len(counts)), counts), self._sources(), strict=True)
+            zip(
+                np.repeat(np.arange(len(counts)), counts),
+                asked_ahead(self._sources(), self._ask),
+                strict=True,
+            )
         ):
             if extents is not None and place not in extents:
                 continue

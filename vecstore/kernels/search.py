@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.cold import ask_for_likely_rows, ask_for_postings, begin, finish
 from vecstore.kernels.estimate import error_factors
 from vecstore.kernels.intrinsics import load_i64, load_u64, prefetch, store_u64
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
-from vecstore.kernels.rows import rerank, run_field, scan_exactly, scan_fresh
+from vecstore.kernels.rows import ask_for_ids, rerank, run_field, scan_exactly, scan_fresh
 from vecstore.kernels.scan import (
     bounds_above,
     refine_pending,
@@ -28,6 +29,7 @@ from vecstore.kernels.view import (
     ANSWERED,
     BOUND,
     CENTROIDS,
+    COLD,
     COUNT_POSTINGS,
     COUNTED,
     DAMAGED,
@@ -103,6 +105,10 @@ def _search_index(view, scratch, effort, counters, rows, distances):
     limit = _INF
     k = rows.shape[0]
     above = bounds_above(view, k)
+    if scratch[COLD] != 0:
+        asked = ask_for_postings(view, scratch, effort, counters, left)
+        if not above:
+            ask_for_likely_rows(view, scratch, effort, counters, left, asked, k)
     if above:
         clear_uppers(scratch, k)
     count = 0
@@ -187,6 +193,7 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
         wrong = prepare(view[METRIC], source, view[DIM], scratch[QUERY])
         if wrong != 0:
             return 2 * i + wrong - 1
+        began = begin(scratch)
         count = 0
         if effort[PROBES] >= 0 and view[POSTINGS] > 0:
             count = _search_index(view, scratch, effort, counters, top_rows, top_distances)
@@ -196,7 +203,10 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
             if view[LISTED] == NO_LIST:
                 counters[UNLISTED] += 1
             count = scan_exactly(view, scratch, counters, top_rows, top_distances, count)
+        if scratch[COLD] != 0:
+            ask_for_ids(view, counters, top_rows, count)
         for j in range(count, k):
             top_rows[j] = _NO_ROW
             top_distances[j] = _INF
+        finish(scratch, began)
     return COUNTED if counters[DAMAGED] != 0 or counters[UNLISTED] != 0 else ANSWERED

@@ -100,7 +100,10 @@ UPPER: Final = 16  # f32 (UPPERS_MAX,): least upper bounds so far, ascending
 UPPER_ROWS: Final = 17  # u32 (UPPERS_MAX,)
 PENDING: Final = 18  # rows to be refined, PENDING_BYTES each (see below)
 NEARBY: Final = 19  # u64 (NEARBY_MAX,): keys of the next postings, a ring
-SCRATCH_FIELDS: Final = 20
+KEYS: Final = 20  # u64 (heap max,): keys of the postings that were asked for
+COLD: Final = 21  # queries for which pages are still to be asked for; no address
+FAULTS: Final = 22  # of the process, when they were last looked at; no address
+SCRATCH_FIELDS: Final = 23
 
 # --- facts of a query ----------------------------------------------------------------------
 PLANE_SCALE: Final = 0  # products with bit planes: value of a step, and what to subtract
@@ -124,6 +127,8 @@ PENDING_MAX: Final = 64
 NEARBY_MAX: Final = 8
 SURVIVORS_MAX: Final = 512
 UPPERS_MAX: Final = 256
+COLD_QUERIES: Final = 32
+"""Queries in a row that read nothing from the disk before a scratch is warm."""
 BINS: Final = 512
 PAGE_TAG: Final = 1 << 62
 """Added to the number of a raw row where a damaged thing is named."""
@@ -141,7 +146,9 @@ COUNT_RERANKED: Final = 2
 DAMAGED: Final = 3  # 1 + run, or 1 + PAGE_TAG + a row on the page, whose checksum does not hold
 COUNT_REFINED: Final = 4
 UNLISTED: Final = 5  # queries that need an exact scan over a list that is not there
-COUNTERS: Final = 6
+COUNT_ASKED: Final = 6  # pieces of files that were asked for before they were read
+ASKED_BYTES: Final = 7
+COUNTERS: Final = 8
 
 # --- status of a search, where it is not the number of a query that cannot be asked ------------
 ANSWERED: Final = -1
@@ -157,7 +164,8 @@ CHUNK_SUMS: Final = 2  # u64, xxh3 of each page of the extent's rows
 CHUNK_CHECKED: Final = 3  # u64 bitmap over these pages, set on the first use
 CHUNK_ORDER: Final = 4  # u32, places in order of insertion from the first row on; 0 = row number
 CHUNK_PLACES: Final = 5  # PLACES_DTYPE; 0 = all rows of the chunk have a place
-CHUNK_FIELDS: Final = 6
+CHUNK_IDS: Final = 6  # u64, from the first row on: int ids, or ends of others; asked for only
+CHUNK_FIELDS: Final = 7
 
 # --- lists of an exact scan ------------------------------------------------------------------
 ALL_ROWS: Final = -1  # all that have a place in extents
