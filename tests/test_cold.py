@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 import vecstore
 from tests.store_checks import normal, small_limits, sound_store
+from vecstore import extent_set
 from vecstore.collection import Collection
 from vecstore.extents import Extent, asked_ahead, extent_path
 from vecstore.kernels import view as v
 from vecstore.layout import ExtentKind, Section
+from vecstore.room import memory_bytes
 
 DIM = 32
 ROWS = 1_500
@@ -242,7 +244,7 @@ def test_no_page_of_a_stranger_is_asked_for(
             _set_mode_of(docs, 1 << 40)
             _evict(docs)
             ask()
-            with docs._core.reader.opened(["t1"]) as (snapshot, _, (view,)):
+            with docs._core.reader.opened(("t1",)) as (snapshot, _, (view,)):
                 allowed = _own_pages(docs, view, snapshot)
             for extent in _extents(docs):
                 if extent.kind in (ExtentKind.RAW, ExtentKind.POSTINGS):
@@ -333,3 +335,58 @@ def test_readers_in_threads_are_cold_each_for_itself(evictable: Path) -> None:
         for thread in threads:
             thread.join()
         assert wrong == []
+
+
+def test_a_collection_that_fits_into_memory_is_read_whole_once(
+    evictable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first queries after a start sweep it; not where there is less memory, nor for tenants."""
+    for tenants, memory, whole in (
+        (False, 1 << 40, True),
+        (False, 1, False),
+        (True, 1 << 40, False),
+    ):
+        monkeypatch.setattr(extent_set, "memory_bytes", lambda memory=memory: memory)
+        monkeypatch.setattr(extent_set, "SWEEP_BYTES", 64 * PAGE)
+        path = evictable / f"{tenants}{memory}"
+        with vecstore.open(path) as store:
+            docs = store.collection("docs", dim=DIM, tenants=tenants)
+            docs.load(normal(8_000, DIM), tenants=["a"] * 8_000 if tenants else None)
+        with vecstore.open(path, mode="r") as store:
+            docs = store.collection("docs")
+            own = docs.tenant("a") if tenants else docs
+            own.query(QUERIES[0])
+            _evict(docs)
+            bulk = [
+                one for one in _extents(docs) if one.kind in (ExtentKind.RAW, ExtentKind.POSTINGS)
+            ]
+            for _ in range(10):
+                own.query(QUERIES[0])
+            read = [float(_resident(extent)[64:].mean()) for extent in bulk]
+            assert (min(read) == 1.0) == whole, (tenants, memory, read)
+            _evict(docs)
+            for _ in range(10):
+                own.query(QUERIES[0])
+            assert min(float(_resident(extent).mean()) for extent in bulk) < 1.0
+
+
+def test_room_is_what_the_smallest_limit_leaves(tmp_path: Path) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    (proc / "self").mkdir(parents=True)
+    assert memory_bytes(proc, groups) == 0
+    (proc / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:    4000 kB\n")
+    assert memory_bytes(proc, groups) == 4000 * 1024
+    for folder, name, limits in (
+        (groups, "memory.max", {"": None, "a": 3_000_000, "a/b": "max"}),
+        (groups / "memory", "memory.limit_in_bytes", {"": 2_000_000, "x": 2**63 - 4096}),
+    ):
+        for place, limit in limits.items():
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            if limit is not None:
+                (folder / place / name).write_text(f"{limit}\n")
+    (proc / "self" / "cgroup").write_text("0::/a/b\n")
+    assert memory_bytes(proc, groups) == 3_000_000
+    (proc / "self" / "cgroup").write_text("5:cpu:/\n4:memory:/x\n")
+    assert memory_bytes(proc, groups) == 2_000_000
+    (proc / "self" / "cgroup").write_text("5:cpu:/a\n")
+    assert memory_bytes(proc, groups) == 4000 * 1024

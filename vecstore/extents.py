@@ -221,6 +221,7 @@ class Extent:
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._sections: dict[int, Any] = {}
         self._checked: set[int] = set()
+        self._asked = 0
         self._read_header(path)
 
     def corrupt(
@@ -278,6 +279,15 @@ class Extent:
         page = at // mmap.PAGESIZE * mmap.PAGESIZE
         if size:
             self._map.madvise(mmap.MADV_WILLNEED, page, at + size - page)
+
+    def ask_next(self, size: int) -> bool:
+        """Ask for the next bytes that were not asked for like this; tell whether there were any."""
+        start = self._asked
+        if start >= self.record.bytes:
+            return False
+        self._asked = start + size
+        self._map.madvise(mmap.MADV_WILLNEED, start, size)
+        return True
 
     def address(self, section: Section) -> int:
         """Address of a section in this process."""

@@ -188,7 +188,8 @@ class RawRows:
         table[:, v.CHUNK_SUMS] = self._sums.ctypes.data
         table[:, v.CHUNK_CHECKED] = self._checked.ctypes.data
         ids = Section.ID_ENDS if self.extent.has(Section.ID_ENDS) else Section.IDS
-        table[:, v.CHUNK_IDS] = self.extent.address(ids) + 8 * starts
+        if self.extent.has(ids):
+            table[:, v.CHUNK_IDS] = self.extent.address(ids) + 8 * starts
         if self.extent.has(Section.ORDER):
             table[:, v.CHUNK_ORDER] = self.extent.address(Section.ORDER) + 4 * starts
         return table

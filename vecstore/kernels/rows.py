@@ -296,10 +296,9 @@ def scan_exactly(view, scratch, counters, rows, distances, count):
     if listed != ALL_ROWS:
         for i in range(listed):
             if scratch[COLD] != 0 and i % _WINDOW == 0:
-                ahead = i + _WINDOW if i > 0 else 0
-                _ask_for_rows(
-                    view, counters, view[LISTED_ROWS], ahead, min(listed, i + 2 * _WINDOW)
-                )
+                following = i + _WINDOW if i > 0 else i
+                end = min(listed, i + 2 * _WINDOW)
+                _ask_for_rows(view, counters, view[LISTED_ROWS], following, end)
             if i + _AHEAD < listed:
                 ahead = np.int64(load_u32(view[LISTED_ROWS], i + _AHEAD))
                 if is_live(view, ahead):

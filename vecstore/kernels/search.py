@@ -171,9 +171,9 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
     live_rows : int64
         Rows that can be found at all.
     counters : int64 (COUNTERS,)
-        Receive: postings probed, rows scanned, rows refined by further bits, rows reranked, and
-        queries that found too few rows and lack a list for an exact scan (UNLISTED); DAMAGED is
-        set when a checksum does not hold.
+        Receive: postings probed, rows scanned, rows refined by further bits, rows reranked, pieces
+        of files asked for ahead and their bytes, and queries that found too few rows and lack a
+        list for an exact scan (UNLISTED); DAMAGED is set when a checksum does not hold.
     rows : uint32 (n, k), distances : float32 (n, k)
         Receive the answers, nearest first; places left over get NO_ROW and +inf.
 
