@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ TENANTS = [f"t{i % 3}" for i in range(ROWS)]
 METADATA: list[dict[str, Any]] = [{"n": i % 10} for i in range(ROWS)]
 CODECS = ["rabitq1", "rabitq2", "rabitq4", "int8", "int4", "pq8", "float16", "float32"]
 PAGE = mmap.PAGESIZE
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extent_set, "memory_bytes", lambda: 0)
 
 
 def _set_mode(docs: Any, queries: int) -> None:
@@ -217,9 +223,10 @@ def test_what_is_asked_for_is_what_is_read(evictable: Path) -> None:
             _evict(docs)
             told = docs.explain(query, k=5)
             found = sum(int(_within(_of_kind(docs, kind), part).sum()) for kind, part in parts)
-            assert found * PAGE <= told.asked_bytes <= (found + 1 + 5) * PAGE
+            ids = 2 * (told.reranked + 5)  # of rows that may be answers, and of the answers
+            assert found * PAGE <= told.asked_bytes <= (found + 1 + ids) * PAGE
             assert 0 < told.disk_bytes <= told.asked_bytes
-            assert told.asked <= told.postings + told.reranked + 5
+            assert told.asked <= told.postings + told.reranked + ids
 
 
 def test_no_page_of_a_stranger_is_asked_for(
@@ -362,8 +369,11 @@ def test_a_collection_that_fits_into_memory_is_read_whole_once(
             ]
             for _ in range(10):
                 own.query(QUERIES[0])
-            read = [float(_resident(extent)[64:].mean()) for extent in bulk]
-            assert (min(read) == 1.0) == whole, (tenants, memory, read)
+            end = time.monotonic() + 10 * whole  # nobody waits for these reads
+            read = 0.0
+            while read < 1.0 and time.monotonic() <= end:
+                read = min(float(_resident(extent)[64:].mean()) for extent in bulk)
+            assert (read == 1.0) == whole, (tenants, memory, read)
             _evict(docs)
             for _ in range(10):
                 own.query(QUERIES[0])

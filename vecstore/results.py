@@ -51,7 +51,7 @@ class Explanation(msgspec.Struct, frozen=True):
         Pieces of files that the search asked the system for before it read them, and their pages;
         0 while pages are found in memory.
     disk_bytes : int
-        What the search had the disk read.
+        What the search had the disk read, ahead of later queries too.
     microseconds : float
         Time of the search itself.
     hits : list of Hit

@@ -152,10 +152,10 @@ def ask_with_row(view, counters, start, end, row):
 
 @kernel
 def ask_for_ids(view, counters, rows, count):
-    """Ask the disk for the ids of the first `count` of some rows (uint32)."""
+    """Ask the disk for the ids of `count` rows whose numbers (uint32) stand at `rows`."""
     start = end = np.int64(0)
     for i in range(count):
-        row = np.int64(rows[i])
+        row = np.int64(load_u32(rows, i))
         chunk = row // CHUNK_ROWS
         if chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
             address = chunk_field(view, chunk, CHUNK_IDS) + 8 * place_in_chunk(view, row)

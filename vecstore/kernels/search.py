@@ -204,7 +204,7 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
                 counters[UNLISTED] += 1
             count = scan_exactly(view, scratch, counters, top_rows, top_distances, count)
         if scratch[COLD] != 0:
-            ask_for_ids(view, counters, top_rows, count)
+            ask_for_ids(view, counters, top_rows.ctypes.data, count)
         for j in range(count, k):
             top_rows[j] = _NO_ROW
             top_distances[j] = _INF
