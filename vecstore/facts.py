@@ -9,7 +9,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -50,6 +50,8 @@ class Edit:
         As it will be after the transaction.
     result : int
         What the verb returns that this is the transaction of.
+    report : callable
+        Told how many of how many ids of a tenant have been put.
     """
 
     def __init__(self, transaction: Transaction, identity: Identity) -> None:
@@ -60,6 +62,7 @@ class Edit:
         refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
         self.result = 0
+        self.report: Callable[[int, int], None] = lambda done, total: None
         self._dead: list[int] = []
         self._tenants: dict[int, TenantRecord] = {}
         self._created: dict[str, int] = {}
@@ -127,8 +130,11 @@ class Edit:
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows of their own tenant; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
+        done = 0
         for places, keys in ids.keys(prefix):
             self.transaction.put_rows(keys, rows[places])
+            done += len(keys)
+            self.report(done, len(ids))
         self.state.live_rows += len(ids)
         self.tenant(tenant).rows += len(ids)
 
@@ -194,11 +200,9 @@ class Edit:
 
     def retire_extents(self, numbers: Iterable[int]) -> None:
         """Stop naming extents; their files go when no reader is older."""
-        stamp = layout.U64.pack(self.transaction.id())
         for number in numbers:
             self.transaction.delete(layout.key_u64(self.collection, Kind.EXTENT, number))
-            key = layout.key_u64(0, Kind.RETIRED, number)
-            self.transaction.put(key, stamp)
+            mark_retired(self.transaction, number)
             self._extents_changed = True
 
     def retire(self, extents: ExtentSet, *kinds: ExtentKind) -> None:
@@ -295,6 +299,12 @@ class Edit:
                 return
             self.transaction.delete(key)
             self.state.changes_trimmed = oldest
+
+
+def mark_retired(transaction: Transaction, number: int) -> None:
+    """Let an extent's file go when no reader is older than this transaction."""
+    key = layout.key_u64(0, Kind.RETIRED, number)
+    transaction.put(key, layout.U64.pack(transaction.id()))
 
 
 def read_store(transaction: Transaction) -> StoreRecord:

@@ -48,12 +48,14 @@ class Ids:
         """Places and keys, which begin with `prefix`, in the order of keys, some at a time."""
         from vecstore.layout import int_id_keys  # brings kernels, which a client does without
 
-        if isinstance(self.values, np.ndarray):
-            order = np.argsort(self.values, kind="stable")
-        else:
+        order = None  # as they stand, as those of most bulk loads do
+        if not isinstance(self.values, np.ndarray):
             order = np.array(sorted(range(len(self)), key=self.values.__getitem__), np.int64)
-        for start in range(0, len(order), _PIECE_IDS):
-            places = order[start : start + _PIECE_IDS]
+        elif not (self.values[1:] > self.values[:-1]).all():
+            order = np.argsort(self.values, kind="stable")
+        for start in range(0, len(self), _PIECE_IDS):
+            end = min(len(self), start + _PIECE_IDS)
+            places = np.arange(start, end) if order is None else order[start:end]
             if isinstance(self.values, np.ndarray):
                 yield places, int_id_keys(prefix, self.values[places])
             else:
@@ -117,7 +119,7 @@ def parse_ids(ids: Any) -> Ids:
         wrong = np.flatnonzero((ids < 0) | (ids > INT_ID_MAX))
         if len(wrong):
             _check_id(ids[wrong[0]], int(wrong[0]))
-        return Ids(ids.astype(np.int64), False, True)
+        return Ids(ids.astype(np.int64, copy=False), False, True)
     if (
         ids is None
         or isinstance(ids, (bytes, bytearray, float, bool, dict))

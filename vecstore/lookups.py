@@ -28,6 +28,21 @@ def extent_records(transaction: Transaction, collection: int) -> dict[int, layou
     return found
 
 
+def build_record(transaction: Transaction, collection: int) -> layout.BuildRecord | None:
+    """What a build of a collection has kept; None when none is under way or was cut short."""
+    raw = transaction.get(layout.key(collection, Kind.BUILD))
+    if raw is None:
+        return None
+    record: layout.BuildRecord = layout.unpack(raw, type=layout.BuildRecord)
+    return record
+
+
+def build_pieces(transaction: Transaction, collection: int) -> list[layout.PieceRecord]:
+    """Extents that a build of a collection has kept; see `build_record`."""
+    record = build_record(transaction, collection)
+    return [] if record is None else record.pieces
+
+
 def find_rows(
     transaction: Transaction, collection: int, tenant: int, ids: Ids
 ) -> Iterator[tuple[I64, NDArray[np.uint32]]]:

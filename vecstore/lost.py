@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecstore import layout
-from vecstore.check import Broken, damaged_pages
+from vecstore.check import Broken
 from vecstore.config import CHUNK_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extent_set import Identity
@@ -23,6 +23,7 @@ from vecstore.lookups import dropped_tenants, read_state, read_tenant
 from vecstore.membership import delete_keys
 from vecstore.rawrows import RawRows
 from vecstore.reclaim import remove_retired
+from vecstore.soundness import damaged_pages
 from vecstore.transaction import Transaction
 from vecstore.writing import Writing
 

@@ -34,6 +34,8 @@ from vecstore.transaction import Transaction
 U32 = NDArray[np.uint32]
 PLANS_MAX = 64
 """Plans that a view of a tenant remembers."""
+PLANS_BYTES = 8 << 20
+"""Bytes that they may take before the next one is kept."""
 RERANKED = 100
 """Rows that a query is taken to rerank, when what it reads is estimated."""
 
@@ -87,7 +89,7 @@ def make_plan(
     if view.limited:
         _check_asked(view, where, k)
     hits = min(k, max(1, view.rows))
-    key = (None if where is None else where.key, recall, hits)
+    key = (None if where is None else where.name, recall, hits)
     plan: Plan | None = view.plans.get(key)
     if plan is None:
         target = parse_recall(recall)
@@ -97,12 +99,20 @@ def make_plan(
             plan = _plan(view, effort_of(view, target, hits))
         else:
             plan = _plan_filtered(transaction, view, where, target, hits)
-        if len(view.plans) >= PLANS_MAX:
-            view.plans.clear()
-        view.plans[key] = plan
+        _remember(view, key, plan)
     if view.limited:
         _check_read(view, plan)
     return plan
+
+
+def _remember(view: TenantView, key: Any, plan: Plan) -> None:
+    """Keep a plan with its view, whose bytes count among those of all views."""
+    if len(view.plans) >= PLANS_MAX or view.plans.nbytes > PLANS_BYTES:
+        view.plans.clear()
+    view.plans[key] = plan
+    own = plan.view.arrays[len(view.arrays) :]
+    view.plans.nbytes += 2_048 + sum(array.nbytes for array in own)
+    view.snapshot.tenants.recount(view.number, view.nbytes)
 
 
 def _plan(view: TenantView, effort: Effort | None) -> Plan:
@@ -138,7 +148,7 @@ def matching_rows(transaction: Transaction, view: TenantView, where: Filter) -> 
 
 def matching_set(transaction: Transaction, view: TenantView, where: Filter) -> RowSet:
     """Rows of a tenant that a filter matches; remembered with the view."""
-    known = view.matches.get(where.key)
+    known = view.matches.get(where.name)
     if known is not None:
         return known
     snapshot = view.snapshot
@@ -152,7 +162,9 @@ def matching_set(transaction: Transaction, view: TenantView, where: Filter) -> R
     found &= view.live_set
     if view.record.ever_granted:  # an index may hold rows that were revoked since
         found &= view.universe
-    return view.matches.put(where.key, found, found.nbytes)
+    kept = view.matches.put(where.name, found, found.nbytes)
+    snapshot.tenants.recount(view.number, view.nbytes)
+    return kept
 
 
 def _check_asked(view: TenantView, where: Filter | None, k: int) -> None:

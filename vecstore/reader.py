@@ -321,6 +321,7 @@ class Reader:
         if last is not None and last.transaction == transaction.id() and last.calls == calls:
             return last, transaction
         missing = ""
+        replaced: list[Snapshot] = []  # let go of without the lock: files may go with them
         with self._refresh:
             for attempt in range(_SNAPSHOT_TRIES):
                 losses = self._session.environment.losses
@@ -339,6 +340,7 @@ class Reader:
                         if last is None or known != (transaction.id(), calls):
                             made = take_snapshot(self._identity, transaction, last, calls=calls)
                             if last is not None and last.tenants is not made.tenants:
+                                replaced.append(last)
                                 last.tenants.clear()
                             self._last = last = made
                         return last, transaction

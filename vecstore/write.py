@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import membership
+from vecstore.checkpoint import give_up
 from vecstore.clustering import Progress, silent
 from vecstore.compaction import Compactor
 from vecstore.config import (
@@ -179,6 +180,7 @@ class Writer:
     def compact(self, progress: Progress = silent) -> None:
         """Bring fresh rows into the index and merge all extents, without what is dead."""
         with self._build_lock:
+            give_up(self._writing)
             self._leftovers.remove()
             snapshot = self._snapshot()
             if snapshot.log_count or snapshot.state.pending:
