@@ -416,15 +416,16 @@ def test_choose_copies_equals_the_oracle(copies: int, weight: float) -> None:
 def test_int_ids(rows: list[int], checked: bool) -> None:
     """Ids come from the table of a row's extent, when there is one and it was checked."""
     ids = np.arange(2 * 1024, dtype=np.int64)[::-1].copy() * 7
-    cell = np.array([address(ids) if checked else 0])
+    known = np.array([int(checked)])
     table = np.zeros((2, v.CHUNK_FIELDS), np.int64)
-    table[1, [v.CHUNK_ADDRESS, v.CHUNK_FIRST, v.CHUNK_IDS]] = 4096, 1024, address(cell)
+    table[1, v.CHUNK_ADDRESS] = 4096
+    table[1, v.CHUNK_IDS], table[1, v.CHUNK_INTS] = address(ids) + 8 * 1024, address(known)
     view = PLAIN.copy()
     view[v.CHUNKS], view[v.CHUNK_TABLE] = 2, address(table)
     asked = np.array([*rows, NO_ROW], np.uint32)
     found = np.zeros(len(asked), np.int64)
     others = chunks.int_ids(view, asked, found)
-    known = [checked and 1024 <= row < 2048 for row in rows]
-    expected = [ids[row] if own else v.OTHER_ID for row, own in zip(rows, known, strict=True)]
+    inside = [checked and 1024 <= row < 2048 for row in rows]
+    expected = [ids[row] if own else v.OTHER_ID for row, own in zip(rows, inside, strict=True)]
     assert found.tolist() == [*expected, v.NO_ID]
-    assert others == len(rows) - sum(known)
+    assert others == len(rows) - sum(inside)

@@ -15,6 +15,7 @@ from tests.conftest import SmallSet
 from tests.naive import METRICS, distances, recall, top_k
 from tests.store_checks import sound_store
 from vecstore import planning
+from vecstore.calibrate import BETWEEN, SPREADS, TENANT_SPREADS, Measured, efforts_between
 from vecstore.clustering import kmeans, nearest
 from vecstore.codecs import find_codec, train_model
 from vecstore.config import Effort, Metric
@@ -237,3 +238,13 @@ def test_stored_rows_find_themselves(store: vecstore.Store, small_set: SmallSet)
     found = docs.search(small_set.base[picks], k=1, recall=1.0)
     assert found.distances[:, 0] == pytest.approx(np.zeros(len(picks)), abs=2e-6)
     assert (found.distances >= 0).all()
+
+
+def test_a_spread_between_is_tried_where_one_beside_it_was_among_the_best() -> None:
+    def one(probes: int, bound: float, spread: float) -> Measured:
+        return Measured(Effort(probes, bound, spread), 0.9, 0.01, 1.0, 1.0, 1.0, 1.0)
+
+    best = [one(4, 0.5, 0.5), one(9, 0.7, 1e9), one(4, 0.5, 1.0), one(18, 0.7, 1.0)]
+    tried = [Effort(4, 0.5, BETWEEN), Effort(18, 0.7, BETWEEN)]
+    assert efforts_between(best, SPREADS) == tried
+    assert efforts_between(best, TENANT_SPREADS) == []

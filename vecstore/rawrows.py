@@ -168,9 +168,7 @@ class RawRows:
             self.stored = int(np.bitwise_count(self._chunks["bits"]).sum())
         self._sums = extent.array(Section.ROW_SUMS, np.uint64)
         self._checked: NDArray[np.uint64] = np.zeros(bitmap_words(len(self._sums)), np.uint64)
-        self._ids_at: I64 = np.zeros(v.IDS_AT_FIELDS, np.int64)
-        ids = Section.ID_ENDS if extent.has(Section.ID_ENDS) else Section.IDS
-        self._ids_at[v.IDS_ASKED] = extent.address(ids) if extent.has(ids) else 0
+        self._ints_checked: I64 = np.zeros(1, np.int64)
 
     @property
     def nbytes(self) -> int:
@@ -190,8 +188,10 @@ class RawRows:
         table[:, v.CHUNK_ADDRESS] = self.extent.address(Section.ROWS) + table[:, v.CHUNK_START]
         table[:, v.CHUNK_SUMS] = self._sums.ctypes.data
         table[:, v.CHUNK_CHECKED] = self._checked.ctypes.data
-        table[:, v.CHUNK_FIRST] = starts
-        table[:, v.CHUNK_IDS] = self._ids_at.ctypes.data
+        ids = Section.ID_ENDS if self.extent.has(Section.ID_ENDS) else Section.IDS
+        if self.extent.has(ids):
+            table[:, v.CHUNK_IDS] = self.extent.address(ids) + 8 * starts
+        table[:, v.CHUNK_INTS] = self._ints_checked.ctypes.data
         if self.extent.has(Section.ORDER):
             table[:, v.CHUNK_ORDER] = self.extent.address(Section.ORDER) + 4 * starts
         return table
@@ -280,7 +280,7 @@ class RawRows:
         if self.extent.has(Section.ID_ENDS):
             return None
         numbers: NDArray[np.uint64] = self.extent.array(Section.IDS, np.uint64)
-        self._ids_at[v.IDS_CHECKED] = numbers.ctypes.data
+        self._ints_checked[0] = 1
         return numbers
 
     @cached_property

@@ -10,12 +10,11 @@ from vecstore.kernels.intrinsics import load_i64, load_u32, load_u64, popcount
 from vecstore.kernels.view import (
     CHUNK_ADDRESS,
     CHUNK_FIELDS,
-    CHUNK_FIRST,
     CHUNK_IDS,
+    CHUNK_INTS,
     CHUNK_PLACES,
     CHUNK_TABLE,
     CHUNKS,
-    IDS_CHECKED,
     NO_ID,
     NO_ROW,
     OTHER_ID,
@@ -56,12 +55,11 @@ def int_ids(view, rows, ids):
     for i in range(rows.shape[0]):
         row = np.int64(rows[i])
         chunk = row // CHUNK_ROWS
-        table = np.int64(0)
+        known = np.int64(0)
         if chunk < view[CHUNKS] and chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
-            table = load_i64(chunk_field(view, chunk, CHUNK_IDS), IDS_CHECKED)
-        if table != 0:
-            place = chunk_field(view, chunk, CHUNK_FIRST) + place_in_chunk(view, row)
-            ids[i] = load_i64(table, place)
+            known = load_i64(chunk_field(view, chunk, CHUNK_INTS), 0)
+        if known != 0:
+            ids[i] = load_i64(chunk_field(view, chunk, CHUNK_IDS), place_in_chunk(view, row))
         elif row == NO_ROW:
             ids[i] = NO_ID
         else:

@@ -26,7 +26,6 @@ from vecstore.kernels.view import (
     BLOCK_BYTES,
     CHUNK_ADDRESS,
     CHUNK_CHECKED,
-    CHUNK_FIRST,
     CHUNK_IDS,
     CHUNK_START,
     CHUNK_SUMS,
@@ -41,7 +40,6 @@ from vecstore.kernels.view import (
     FRESH_ROWS,
     FRESH_VECTORS,
     HASH,
-    IDS_ASKED,
     LISTED,
     LISTED_ROWS,
     LIVE,
@@ -160,9 +158,8 @@ def ask_for_ids(view, counters, rows, count):
         row = np.int64(load_u32(rows, i))
         chunk = row // CHUNK_ROWS
         if chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
-            ids = load_i64(chunk_field(view, chunk, CHUNK_IDS), IDS_ASKED)
-            place = chunk_field(view, chunk, CHUNK_FIRST) + place_in_chunk(view, row)
-            start, end = ask_with(counters, start, end, ids + 8 * place, 8)
+            address = chunk_field(view, chunk, CHUNK_IDS) + 8 * place_in_chunk(view, row)
+            start, end = ask_with(counters, start, end, address, 8)
     ask(counters, start, end)
 
 

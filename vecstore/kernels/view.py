@@ -165,14 +165,9 @@ CHUNK_SUMS: Final = 2  # u64, xxh3 of each page of the extent's rows
 CHUNK_CHECKED: Final = 3  # u64 bitmap over these pages, set on the first use
 CHUNK_ORDER: Final = 4  # u32, places in order of insertion from the first row on; 0 = row number
 CHUNK_PLACES: Final = 5  # PLACES_DTYPE; 0 = all rows of the chunk have a place
-CHUNK_FIRST: Final = 6  # rows of the extent before its first row
-CHUNK_IDS: Final = 7  # address of IDS_AT
+CHUNK_IDS: Final = 6  # u64, from the first row on: int ids, or ends of others
+CHUNK_INTS: Final = 7  # i64 at this address, set when the ids are ints and were checked
 CHUNK_FIELDS: Final = 8  # one cache line
-
-# --- IDS_AT: where the ids of an extent are ------------------------------------------------------
-IDS_CHECKED: Final = 0  # u64 (rows,): int ids; 0 before they were checked
-IDS_ASKED: Final = 1  # u64 (rows,): int ids, or ends of others; asked for only, 0 when unknown
-IDS_AT_FIELDS: Final = 2
 
 # --- lists of an exact scan ------------------------------------------------------------------
 ALL_ROWS: Final = -1  # all that have a place in extents
