@@ -2,8 +2,9 @@
 
 Centroids are rows of a second level: each stands in two pages, coded against the page's
 super-centroid in the same blocks as rows (one page, once, when there are few).  A directory is
-one piece of an extent, read in place from its map and held against its own checksum on its
-first use, so that nothing of another tenant is read for it.
+one piece of an extent, so that nothing of another tenant is read for it.  It is copied to memory
+on its first use and held against its own checksum: every query needs some of it before it knows
+what else to read, and pages of a map that are not in use all the time leave memory first.
 
 Invariants
 ----------
@@ -182,6 +183,14 @@ def write_directories(
         raise
 
 
+def _in_memory(mapped: U8) -> U8:
+    """Copy mapped bytes to memory, at a multiple of `SECTION_ALIGN` as they stand in their file."""
+    room = np.empty(len(mapped) + SECTION_ALIGN, np.uint8)
+    copy = room[-room.ctypes.data % SECTION_ALIGN :][: len(mapped)]
+    copy[:] = mapped
+    return copy
+
+
 class Shape(NamedTuple):
     """An entry of the table of tenants, as `TENANT_DTYPE`."""
 
@@ -200,7 +209,7 @@ assert PAGE_DTYPE.fields["blocks"][1] == v.STORED_PAGE_BLOCKS  # type: ignore[in
 
 
 class Directories:
-    """A mapped extent of directories."""
+    """A mapped extent of directories; what every query needs of it is copied to memory."""
 
     def __init__(self, extent: Extent, codec: Codec, metric: int) -> None:
         self.extent = extent
@@ -211,16 +220,15 @@ class Directories:
         codebook = matrix = None
         scale = 1.0
         if codec.parts:
-            parts = extent.array(Section.CODEBOOK, np.float32)
+            parts = extent.array(Section.CODEBOOK, np.float32).copy()
             shape = (codec.parts, codec.part_dim(extent.dim), -1)
             codebook, scale = parts[:-1].reshape(shape), float(parts[-1])
         if codec.turned:
-            matrix = extent.array(Section.MATRIX, np.float32).reshape(-1, extent.dim)
+            matrix = extent.array(Section.MATRIX, np.float32).reshape(-1, extent.dim).copy()
         centre = np.zeros(extent.dim, np.float32)
-        signs = extent.array(Section.SIGNS, np.float32)
+        signs = extent.array(Section.SIGNS, np.float32).copy()
         self.model = Model(codec, metric, centre, signs, codebook, matrix, scale)
         self.view = self.model.view()
-        self.address = extent.address(Section.DIRECTORIES)
 
     def find(self, tenant: int) -> Directory | None:
         """Directory of a tenant, its checksum looked at; None when it has none here."""
@@ -228,7 +236,9 @@ class Directories:
         if place == len(self._tenants) or self._tenants[place] != tenant:
             return None
         shape = Shape(*self.table[place].item())
-        data = self._data[shape.offset : shape.offset + shape.bytes]
+        mapped = self._data[shape.offset : shape.offset + shape.bytes]
+        self.extent.ask(Section.DIRECTORIES, shape.offset, len(mapped))
+        data = _in_memory(mapped)
         if len(data) != shape.bytes or xxhash.xxh3_64_intdigest(data.data) != shape.sum:
             raise self.extent.corrupt(
                 f"The directory of tenant {tenant} in extent {self.extent.number} does not match "
@@ -265,7 +275,7 @@ class Directory:
         self._directories = directories
         self._pages = shape.pages
         self._data = data
-        self._address = directories.address + shape.offset
+        self._address = int(data.ctypes.data)
         dim = directories.extent.dim
         self._numbers_at = align(4 * dim * shape.postings, SECTION_ALIGN)
         self._centre_at = 0

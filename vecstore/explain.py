@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vecstore.extents import disk_bytes
 from vecstore.kernels import view as v
 from vecstore.planning import Plan
 from vecstore.results import Explanation, Hit
@@ -28,14 +29,16 @@ class Trace:
         self._counters = np.zeros(v.COUNTERS, np.int64)
         self._fresh = 0
         self._seconds = 0.0
+        self._disk_bytes = 0
 
     def timed(self, search: Callable[..., Any]) -> Callable[..., Any]:
         """Let `Searcher.one` note its time and counters."""
 
         def noted(view: TenantView, *rest: Any) -> Any:
-            start = time.perf_counter()
+            before, start = disk_bytes(), time.perf_counter()
             found = search(view, *rest)
             self._seconds += time.perf_counter() - start
+            self._disk_bytes += disk_bytes() - before
             self._counters += found[2]
             self._fresh += len(view.fresh)
             return found
@@ -54,6 +57,9 @@ class Trace:
             refined=int(counters[v.COUNT_REFINED]),
             reranked=int(counters[v.COUNT_RERANKED]) + self._fresh,
             bytes=sum(plan.bytes for plan in plans),
+            asked=int(counters[v.COUNT_ASKED]),
+            asked_bytes=int(counters[v.ASKED_BYTES]),
+            disk_bytes=self._disk_bytes,
             microseconds=self._seconds * 1e6,
             hits=hits,
         )

@@ -27,9 +27,12 @@ from vecstore.lru import LruBytes
 from vecstore.postings import PostingRuns
 from vecstore.raw_forms import RawForm, find_form
 from vecstore.rawrows import RawRows
+from vecstore.room import memory_bytes
 from vecstore.tenant_index import TenantIndex
 
 I64 = NDArray[np.int64]
+SWEEP_BYTES = 8 << 20
+"""About what a disk reads in 4 ms, by which the next query may be later."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,24 @@ class ExtentSet:
             for extent in self.of_kind(ExtentKind.ATTRIBUTES)
         ]
         self.indexes: LruBytes[int, TenantIndex] = LruBytes(INDEX_CACHE_BYTES)
+
+    @cached_property
+    def _swept(self) -> list[Extent]:
+        """Extents that are read whole when they are not in memory, as they find room there."""
+        size = sum(record.bytes for record in self.records.values())
+        if self.identity.record.tenants or 2 * size > memory_bytes():
+            return []
+        return [*self.of_kind(ExtentKind.RAW), *self.of_kind(ExtentKind.POSTINGS)]
+
+    def sweep(self) -> None:
+        """Ask for a piece of what a query has not asked for, the postings first, each piece once.
+
+        Called after queries whose pages may be on disk.  If all of a collection can stay in memory
+        it is there after its first few hundred queries, read in order as a system would read ahead.
+        Of tenants nothing is read but what they ask for.
+        """
+        while self._swept and not self._swept[-1].ask_next(SWEEP_BYTES):
+            self._swept.pop()
 
     def directory(self, tenant: int, number: int) -> Directory | None:
         """Directory of a tenant in the extent of the given number; None for number 0."""

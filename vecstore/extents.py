@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -28,10 +30,14 @@ from vecstore.disk_errors import disk_errors
 from vecstore.errors import CorruptionError
 from vecstore.layout import HEADER_DTYPE, PAGE, ExtentKind, Section
 
+T = TypeVar("T")
 _BUFFER_BYTES = 4 << 20
 """A multiple of the largest page of any processor that matters (2 MB)."""
 _MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 """A map need not keep its file open; before Python 3.13 it does."""
+_THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+_WINDOW = 64
+"""Parts of extents that are asked for at once."""
 
 
 def extent_path(folder: Path, number: int) -> Path:
@@ -177,8 +183,30 @@ class ExtentWriter:
         self._path.unlink(missing_ok=True)
 
 
+def disk_bytes() -> int:
+    """Bytes that this thread had the disk read so far."""
+    return 512 * resource.getrusage(_THREAD).ru_inblock
+
+
+def asked_ahead(things: Sequence[T], ask: Callable[[T], None]) -> Iterator[T]:
+    """Go through parts of extents; each is asked for before, as long as the disk is met."""
+    met = disk_bytes()
+    for first in range(0, len(things), _WINDOW):
+        window = things[first : first + _WINDOW]
+        read = disk_bytes()
+        if read != met:
+            for thing in window:
+                ask(thing)
+        met = read
+        yield from window
+
+
 class Extent:
-    """One mapped extent."""
+    """One mapped extent.
+
+    Pages of bulk data are read one by one as they are touched, so whoever reads more than one asks
+    for them before.
+    """
 
     def __init__(
         self, folder: Path, number: int, record: layout.ExtentRecord, collection: str
@@ -197,9 +225,12 @@ class Extent:
                     f"{path} has {length} bytes instead of {record.bytes}; restore a backup."
                 )
             self._map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, **_MAP_OPTIONS)
+        if self.kind != ExtentKind.ATTRIBUTES:  # of which conditions read slices, in order
+            self._map.madvise(mmap.MADV_RANDOM)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._sections: dict[int, Any] = {}
         self._checked: set[int] = set()
+        self._asked = 0
         self._read_header(path)
 
     def corrupt(
@@ -240,6 +271,7 @@ class Extent:
         start = int(entry["offset"])
         raw = self._bytes[start : start + int(entry["bytes"])]
         if section not in layout.BULK_SECTIONS and section not in self._checked:
+            self.ask(section)
             if xxhash.xxh3_64_intdigest(raw.data) != int(entry["sum"]):
                 raise self.corrupt(
                     f"The {section.name} part of extent {self.number} of collection "
@@ -247,6 +279,24 @@ class Extent:
                 )
             self._checked.add(section)
         return raw.view(dtype)
+
+    def ask(self, section: Section, start: int = 0, size: int | None = None) -> None:
+        """Let the system read bytes of a section from the disk, without waiting for them."""
+        entry = self._sections[int(section)]
+        at = int(entry["offset"]) + start
+        size = int(entry["bytes"]) if size is None else size
+        page = at // mmap.PAGESIZE * mmap.PAGESIZE
+        if size:
+            self._map.madvise(mmap.MADV_WILLNEED, page, at + size - page)
+
+    def ask_next(self, size: int) -> bool:
+        """Ask for the next bytes that were not asked for like this; tell whether there were any."""
+        start = self._asked
+        if start >= self.record.bytes:
+            return False
+        self._asked = start + size
+        self._map.madvise(mmap.MADV_WILLNEED, start, size)
+        return True
 
     def address(self, section: Section) -> int:
         """Address of a section in this process."""

@@ -291,10 +291,19 @@ class PostingRuns:
             self.checked.ctypes.data,
         )
 
+    def _place(self, run: int) -> tuple[int, int]:
+        """Start and bytes of a run."""
+        _, _, start, rows, blocks, _ = self.runs[run].item()
+        return start, blocks * self._run_block_bytes or 4 * rows
+
+    def ask(self, run: int) -> None:
+        """Let the system read a run from the disk, without waiting for it."""
+        self.extent.ask(Section.BLOCKS, *self._place(run))
+
     def data(self, run: int) -> NDArray[np.uint8]:
         """Bytes of a run."""
-        _, _, start, rows, blocks, _ = self.runs[run].item()
-        return self._blocks[start : start + (blocks * self._run_block_bytes or 4 * rows)]
+        start, size = self._place(run)
+        return self._blocks[start : start + size]
 
     def intact(self, run: int) -> bool:
         """Hold a run against its checksum."""

@@ -168,7 +168,9 @@ class RawRows:
             self.stored = int(np.bitwise_count(self._chunks["bits"]).sum())
         self._sums = extent.array(Section.ROW_SUMS, np.uint64)
         self._checked: NDArray[np.uint64] = np.zeros(bitmap_words(len(self._sums)), np.uint64)
-        self._ids_at: I64 = np.zeros(1, np.int64)
+        self._ids_at: I64 = np.zeros(v.IDS_AT_FIELDS, np.int64)
+        ids = Section.ID_ENDS if extent.has(Section.ID_ENDS) else Section.IDS
+        self._ids_at[v.IDS_ASKED] = extent.address(ids) if extent.has(ids) else 0
 
     @property
     def nbytes(self) -> int:
@@ -209,9 +211,15 @@ class RawRows:
         return (np.flatnonzero(bits) + self.first_row).astype(np.uint32)
 
     def raw(self, rows: NDArray[np.uint32]) -> U8:
-        """Rows as they are stored, uint8 (n, row bytes)."""
+        """Rows as they are stored, uint8 (n, row bytes), of ascending row numbers."""
         stored = self.extent.array(Section.ROWS, np.uint8)[: self.stored * self._row_bytes]
-        return stored.reshape(-1, self._row_bytes)[self.places(rows)]
+        places = self.places(rows)
+        if len(rows):
+            first, last = int(places[0]), int(places[-1])
+            self.extent.ask(
+                Section.ROWS, first * self._row_bytes, (last + 1 - first) * self._row_bytes
+            )
+        return stored.reshape(-1, self._row_bytes)[places]
 
     def places(self, rows: NDArray[np.uint32]) -> I64:
         """Places of rows that stand here."""
@@ -272,7 +280,7 @@ class RawRows:
         if self.extent.has(Section.ID_ENDS):
             return None
         numbers: NDArray[np.uint64] = self.extent.array(Section.IDS, np.uint64)
-        self._ids_at[0] = numbers.ctypes.data
+        self._ids_at[v.IDS_CHECKED] = numbers.ctypes.data
         return numbers
 
     @cached_property

@@ -47,6 +47,11 @@ class Explanation(msgspec.Struct, frozen=True):
         Postings looked at, codes in them, codes looked at closer, and vectors compared exactly.
     bytes : int
         What the plan was taken to read of codes and vectors.
+    asked, asked_bytes : int
+        Pieces of files that the search asked the system for before it read them, and their pages;
+        0 while pages are found in memory.
+    disk_bytes : int
+        What the search had the disk read, ahead of later queries too.
     microseconds : float
         Time of the search itself.
     hits : list of Hit
@@ -60,6 +65,9 @@ class Explanation(msgspec.Struct, frozen=True):
     refined: int
     reranked: int
     bytes: int
+    asked: int
+    asked_bytes: int
+    disk_bytes: int
     microseconds: float
     hits: list[Hit]
 

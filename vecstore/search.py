@@ -94,6 +94,8 @@ class Searcher:
             distances,
         )
         counters = scratch.counters.copy()
+        if scratch.table.item(v.COLD):
+            tenant.snapshot.extents.sweep()
         self._idle.append(scratch)
         if status != v.ANSWERED:
             if counters[v.DAMAGED]:

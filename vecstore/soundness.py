@@ -11,10 +11,13 @@ from vecstore.attributes import Attributes
 from vecstore.codecs import Codec
 from vecstore.directory import Directories
 from vecstore.extent_set import Identity
-from vecstore.extents import Extent
+from vecstore.extents import Extent, asked_ahead
 from vecstore.layout import ExtentKind, Section
 from vecstore.postings import PostingRuns
 from vecstore.rawrows import page_sums
+
+_PIECE_BYTES = 1 << 20
+"""Raw rows that are asked for at once; a multiple of the page."""
 
 
 def flaws(identity: Identity, codec: Codec, extent: Extent) -> Iterator[str]:
@@ -43,7 +46,7 @@ def flaws(identity: Identity, codec: Codec, extent: Extent) -> Iterator[str]:
             directories.find(tenant)
     if extent.kind == ExtentKind.POSTINGS:
         runs = PostingRuns(extent, codec.run_block_bytes(identity.record.dim))
-        for run in range(len(runs.runs)):
+        for run in asked_ahead(range(len(runs.runs)), runs.ask):
             if not runs.intact(run):
                 yield str(runs.damage(run))
     if extent.kind == ExtentKind.ATTRIBUTES:
@@ -57,6 +60,9 @@ def damaged_pages(extent: Extent) -> Iterator[int]:
     """Pages of raw rows that do not match their checksums."""
     rows = extent.array(Section.ROWS, np.uint8).data
     sums = extent.array(Section.ROW_SUMS, np.uint64).tolist()
-    for page, found in enumerate(page_sums(rows)):
-        if page >= len(sums) or found != sums[page]:
-            yield page
+    for start in range(0, rows.nbytes, _PIECE_BYTES):
+        extent.ask(Section.ROWS, start, _PIECE_BYTES)
+        piece = page_sums(rows[start : start + _PIECE_BYTES])
+        for page, found in enumerate(piece, start // layout.PAGE):
+            if page >= len(sums) or found != sums[page]:
+                yield page

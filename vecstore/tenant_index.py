@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vecstore.config import BLOCK_ROWS
 from vecstore.directory import Directory
 from vecstore.errors import CorruptionError
+from vecstore.extents import asked_ahead
 from vecstore.kernels import view as v
 from vecstore.kernels.runs import find_runs, lay_out_runs
 from vecstore.postings import PostingRuns
@@ -102,6 +103,11 @@ class TenantIndex:
         """Place of a run's extent, and its own place there."""
         return int(self._table[run, v.RUN_PART]), int(self._table[run, v.RUN_PLACE])
 
+    def _ask(self, source: tuple[int, int]) -> None:
+        """Ask for a run by the place of its extent, and its own place there."""
+        place, run = source
+        self._parts[place].ask(run)
+
     def _checked_entries(self, place: int, run: int, block_bytes: int) -> U32:
         """Rows of a run, its checksum looked at on its first use."""
         part = self._parts[place]
@@ -132,7 +138,8 @@ class TenantIndex:
         ordinals, rows = np.empty(room, np.int64), np.empty(room, np.uint32)
         sources = table[:, v.RUN_PART : v.RUN_PLACE + 1].tolist()
         end = 0
-        for ordinal, (place, run) in yielding(zip(owners.tolist(), sources, strict=True)):
+        ahead = asked_ahead(sources, self._ask)
+        for ordinal, (place, run) in yielding(zip(owners.tolist(), ahead, strict=True)):
             own = self._checked_entries(place, run, block_bytes)
             start, end = end, end + len(own)
             ordinals[start:end] = ordinal

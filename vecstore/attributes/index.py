@@ -175,8 +175,9 @@ class Attributes:
 
     def _bytes(self, place: int) -> U8:
         entry = self._table[place]
-        start = int(entry["offset"])
-        return self._data[start : start + int(entry["bytes"])]
+        start, size = int(entry["offset"]), int(entry["bytes"])
+        self.extent.ask(Section.ATTRIBUTES, start, size)
+        return self._data[start : start + size]
 
     def _tenant(self, tenant: int) -> _Tenant | None:
         opened = self._opened.get(tenant)

@@ -15,6 +15,7 @@ from vecstore.kernels.view import (
     CHUNK_PLACES,
     CHUNK_TABLE,
     CHUNKS,
+    IDS_CHECKED,
     NO_ID,
     NO_ROW,
     OTHER_ID,
@@ -57,7 +58,7 @@ def int_ids(view, rows, ids):
         chunk = row // CHUNK_ROWS
         table = np.int64(0)
         if chunk < view[CHUNKS] and chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
-            table = load_i64(chunk_field(view, chunk, CHUNK_IDS), 0)
+            table = load_i64(chunk_field(view, chunk, CHUNK_IDS), IDS_CHECKED)
         if table != 0:
             place = chunk_field(view, chunk, CHUNK_FIRST) + place_in_chunk(view, row)
             ids[i] = load_i64(table, place)

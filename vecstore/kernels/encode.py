@@ -6,6 +6,7 @@ import numpy as np
 
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.cache import allocating_kernel, kernel
+from vecstore.kernels.disk import ask_if_met, blocks_read
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.intrinsics import store_f32, store_u32
 from vecstore.kernels.quantise import (
@@ -17,7 +18,7 @@ from vecstore.kernels.quantise import (
     pack_extra,
 )
 from vecstore.kernels.query import CODEWORDS, part_centred, prepare, rotate_centred
-from vecstore.kernels.raw import decode_row
+from vecstore.kernels.raw import decode_row, row_size
 from vecstore.kernels.view import (
     BLOCK_BYTES,
     CENTRE,
@@ -40,6 +41,8 @@ from vecstore.kernels.view import (
 
 _EMPTY_F_ADD = np.float32(np.inf)
 _NO_ROW = np.uint32(NO_ROW)
+_WINDOW = 256
+"""Rows that are asked for at once when they are on disk."""
 
 
 @kernel
@@ -92,7 +95,10 @@ def encode_runs(
     turned = prepared + 4 * wide
     centroid_turned = turned + 4 * wide
     room = centroid_turned + 4 * wide
+    met = blocks_read()
     for run in range(begin, end):
+        size = row_size(view[RAW_FORM], dim)
+        met = ask_if_met(met, addresses, first[run], first[run + 1], size)
         centroid = centroids.ctypes.data + 4 * dim * run
         centre = centres[run] if centres[run] != 0 else view[CENTRE]
         if codec == PQ:
@@ -140,7 +146,11 @@ def encode_runs(
 def gather_rows(form, addresses, target):
     """Copy raw rows by address into float32 `target` (n, dim), C-contiguous."""
     dim = target.shape[1]
-    for i in range(addresses.shape[0]):
+    n = addresses.shape[0]
+    met = blocks_read()
+    for i in range(n):
+        if i % _WINDOW == 0:
+            met = ask_if_met(met, addresses, i, min(n, i + _WINDOW), row_size(form, dim))
         decode_row(form, addresses[i], dim, target.ctypes.data + 4 * dim * i)
 
 

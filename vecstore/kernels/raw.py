@@ -61,6 +61,14 @@ def int8_value(typingctx: Any, scale: Any, offset: Any, code: Any) -> Any:
 
 
 @kernel
+def row_size(form, dim):
+    """Bytes of a raw row's values, and of what stands before them."""
+    if form == RAW_FLOAT32:
+        return 4 * dim
+    return 2 * dim if form == RAW_FLOAT16 else INT8_HEAD + dim
+
+
+@kernel
 def row_scale(form, row):
     """Scale and offset of an int8 row; the other forms have none."""
     if form == RAW_INT8:

@@ -8,6 +8,7 @@ from vecstore.config import BLOCK_ROWS, CHUNK_ROWS
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.checksum import xxh3
 from vecstore.kernels.chunks import chunk_field, place_in_chunk
+from vecstore.kernels.disk import ask, ask_with, blocks_read, pages_of
 from vecstore.kernels.distance import exact_distance
 from vecstore.kernels.intrinsics import (
     load_f32,
@@ -25,9 +26,12 @@ from vecstore.kernels.view import (
     BLOCK_BYTES,
     CHUNK_ADDRESS,
     CHUNK_CHECKED,
+    CHUNK_FIRST,
+    CHUNK_IDS,
     CHUNK_START,
     CHUNK_SUMS,
     CHUNKS,
+    COLD,
     COUNT_RERANKED,
     DAMAGED,
     DIM,
@@ -37,6 +41,7 @@ from vecstore.kernels.view import (
     FRESH_ROWS,
     FRESH_VECTORS,
     HASH,
+    IDS_ASKED,
     LISTED,
     LISTED_ROWS,
     LIVE,
@@ -60,6 +65,8 @@ _PAGE_BYTES = 4096
 _LINE_BYTES = 64
 _LINES_MAX = 16
 """Cache lines of a raw row that are asked for ahead; the processor's streamer takes the rest."""
+_WINDOW = 256
+"""Rows of a list that the disk is asked for at once."""
 _AHEAD = 4
 """Rows that an exact scan over a list asks for ahead."""
 
@@ -103,7 +110,10 @@ def run_intact(view, scratch, counters, run):
     if load_u8(checked, 0) != np.uint8(0):
         return True
     size = run_field(view, run, RUN_BLOCKS) * run_block_bytes(view)
-    found = xxh3(run_field(view, run, RUN_ADDRESS), size, scratch[HASH])
+    address = run_field(view, run, RUN_ADDRESS)
+    if scratch[COLD] == 0:
+        ask(counters, *pages_of(address, size))
+    found = xxh3(address, size, scratch[HASH])
     if np.int64(found) == run_field(view, run, RUN_SUM):
         store_u8(checked, 0, np.uint8(1))
         return True
@@ -126,6 +136,65 @@ def ask_for(view, row):
     address = raw_address(view, row)
     for line in range(min(_LINES_MAX, view[ROW_BYTES] // _LINE_BYTES + 1)):
         prefetch(address + line * _LINE_BYTES)
+
+
+@kernel
+def ask_with_row(view, counters, start, end, row):
+    """Ask the disk for a raw row together with the pages from `start` to `end` (see `ask_with`)."""
+    chunk = row // CHUNK_ROWS
+    base = chunk_field(view, chunk, CHUNK_ADDRESS)
+    if base == 0:
+        return start, end
+    place = place_in_chunk(view, row) * view[ROW_BYTES]
+    page = (chunk_field(view, chunk, CHUNK_START) + place) // _PAGE_BYTES
+    if not _is_set(chunk_field(view, chunk, CHUNK_CHECKED), page):
+        ask(counters, *pages_of(chunk_field(view, chunk, CHUNK_SUMS) + 8 * page, 8))
+    return ask_with(counters, start, end, base + place, view[ROW_BYTES])
+
+
+@kernel
+def ask_for_ids(view, counters, rows, count):
+    """Ask the disk for the ids of `count` rows whose numbers (uint32) stand at `rows`."""
+    start = end = np.int64(0)
+    for i in range(count):
+        row = np.int64(load_u32(rows, i))
+        chunk = row // CHUNK_ROWS
+        if chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
+            ids = load_i64(chunk_field(view, chunk, CHUNK_IDS), IDS_ASKED)
+            place = chunk_field(view, chunk, CHUNK_FIRST) + place_in_chunk(view, row)
+            start, end = ask_with(counters, start, end, ids + 8 * place, 8)
+    ask(counters, start, end)
+
+
+@kernel
+def _ask_for_rows(view, counters, rows, first, end):
+    """Ask the disk for rows `first` to `end` - 1 of those whose numbers stand at `rows`."""
+    start = stop = np.int64(0)
+    for i in range(first, end):
+        row = np.int64(load_u32(rows, i))
+        if is_live(view, row):
+            start, stop = ask_with_row(view, counters, start, stop, row)
+    ask(counters, start, stop)
+
+
+@kernel
+def _ask_for_chunk(view, counters, chunk):
+    """Ask the disk for all rows of a chunk."""
+    if chunk < view[CHUNKS] and chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
+        address = raw_address(view, chunk * CHUNK_ROWS)
+        size = raw_address(view, (chunk + 1) * CHUNK_ROWS - 1) + view[ROW_BYTES] - address
+        ask(counters, *pages_of(address, size))
+
+
+@kernel
+def _ask_for_survivors(view, scratch, counters, n, kth):
+    """Ask the disk for the raw rows of those survivors that `kth` does not exclude."""
+    start = end = np.int64(0)
+    for i in range(n):
+        if load_f32(scratch[LOWER], i) <= kth:
+            row = np.int64(load_u32(scratch[SURVIVORS], i))
+            start, end = ask_with_row(view, counters, start, end, row)
+    ask(counters, start, end)
 
 
 @kernel
@@ -152,7 +221,14 @@ def row_intact(view, scratch, counters, row):
 @kernel
 def rows_intact(view, scratch, counters, rows):
     """Check the pages of many rows (uint32); rows in the log have none."""
+    met = blocks_read()
     for i in range(rows.shape[0]):
+        if i % _WINDOW == 0:
+            read = blocks_read()
+            if read != met:
+                met = read
+                end = min(rows.shape[0], i + _WINDOW)
+                _ask_for_rows(view, counters, rows.ctypes.data, i, end)
         row = np.int64(rows[i])
         if raw_address(view, row) != 0:
             row_intact(view, scratch, counters, row)
@@ -165,6 +241,8 @@ def rerank(view, scratch, counters, n, rows, distances, count):
     form = view[RAW_FORM]
     metric = view[METRIC]
     last = rows.shape[0] - 1
+    if scratch[COLD] != 0:
+        _ask_for_survivors(view, scratch, counters, n, distances[last] if count > last else _INF)
     for i in range(n):
         kth = distances[last] if count > last else _INF
         if load_f32(scratch[LOWER], i) > kth:
@@ -220,6 +298,10 @@ def scan_exactly(view, scratch, counters, rows, distances, count):
     listed = view[LISTED]
     if listed != ALL_ROWS:
         for i in range(listed):
+            if scratch[COLD] != 0 and i % _WINDOW == 0:
+                following = i + _WINDOW if i > 0 else i
+                end = min(listed, i + 2 * _WINDOW)
+                _ask_for_rows(view, counters, view[LISTED_ROWS], following, end)
             if i + _AHEAD < listed:
                 ahead = np.int64(load_u32(view[LISTED_ROWS], i + _AHEAD))
                 if is_live(view, ahead):
@@ -228,7 +310,11 @@ def scan_exactly(view, scratch, counters, rows, distances, count):
             if is_live(view, own) and raw_address(view, own) != 0:
                 count = _scan_row(view, scratch, counters, own, rows, distances, count)
         return count
+    if scratch[COLD] != 0:
+        _ask_for_chunk(view, counters, 0)
     for chunk in range(view[CHUNKS]):
+        if scratch[COLD] != 0:
+            _ask_for_chunk(view, counters, chunk + 1)
         if chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
             for row in range(chunk * CHUNK_ROWS, (chunk + 1) * CHUNK_ROWS):
                 count = _scan_row(view, scratch, counters, row, rows, distances, count)

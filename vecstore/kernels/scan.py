@@ -26,12 +26,13 @@ from vecstore.kernels.intrinsics import (
     store_u32,
     store_u64,
 )
-from vecstore.kernels.rows import ask_for, is_live, rerank, run_field, run_intact
+from vecstore.kernels.rows import ask_for, ask_for_ids, is_live, rerank, run_field, run_intact
 from vecstore.kernels.topk import heap_pop, heapify, offer_upper
 from vecstore.kernels.view import (
     BITS,
     BLOCK_BYTES,
     CODEC,
+    COLD,
     COUNT_REFINED,
     COUNT_ROWS,
     ESTIMATES,
@@ -360,6 +361,8 @@ def rerank_last(view, scratch, counters, waiting, rows, distances, count):
             ask_for(view, row)
             n = _push(scratch, n, row, load_f32(lowers, np.int64(key & np.uint64(0xFFFF_FFFF))))
         previous = row
+    if scratch[COLD] != 0:  # most of these will be answers
+        ask_for_ids(view, counters, scratch[SURVIVORS], n)
     return rerank(view, scratch, counters, n, rows, distances, count)
 
 

@@ -48,6 +48,7 @@ class Scratch:
             v.UPPER_ROWS: 4 * v.UPPERS_MAX,
             v.PENDING: v.PENDING_BYTES * v.PENDING_MAX,
             v.NEARBY: 8 * v.NEARBY_MAX,
+            v.KEYS: 8 * self._heap,
         }
         self._memory = np.zeros(sum(sizes.values()) + 64 * (len(sizes) + 1), np.uint8)
         self.table: I64 = np.zeros(v.SCRATCH_FIELDS, np.int64)
@@ -57,6 +58,7 @@ class Scratch:
             self.table[field] = at
             at += size
         self.table[v.ESTIMATES_MAX] = ESTIMATES_MAX
+        self.table[v.COLD] = v.COLD_QUERIES
         self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
         self._served = view
 

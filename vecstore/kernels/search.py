@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.cold import ask_for_likely_rows, ask_for_postings, begin, finish
 from vecstore.kernels.estimate import error_factors
 from vecstore.kernels.intrinsics import load_i64, load_u64, prefetch, store_u64
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
-from vecstore.kernels.rows import rerank, run_field, scan_exactly, scan_fresh
+from vecstore.kernels.rows import ask_for_ids, rerank, run_field, scan_exactly, scan_fresh
 from vecstore.kernels.scan import (
     bounds_above,
     refine_pending,
@@ -28,6 +29,7 @@ from vecstore.kernels.view import (
     ANSWERED,
     BOUND,
     CENTROIDS,
+    COLD,
     COUNT_POSTINGS,
     COUNTED,
     DAMAGED,
@@ -103,6 +105,10 @@ def _search_index(view, scratch, effort, counters, rows, distances):
     limit = _INF
     k = rows.shape[0]
     above = bounds_above(view, k)
+    if scratch[COLD] != 0:
+        asked = ask_for_postings(view, scratch, effort, counters, left)
+        if not above:
+            ask_for_likely_rows(view, scratch, effort, counters, left, asked, k)
     if above:
         clear_uppers(scratch, k)
     count = 0
@@ -169,9 +175,9 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
     live_rows : int64
         Rows that can be found at all.
     counters : int64 (COUNTERS,)
-        Receive: postings probed, rows scanned, rows refined by further bits, rows reranked, and
-        queries that found too few rows and lack a list for an exact scan (UNLISTED); DAMAGED is
-        set when a checksum does not hold.
+        Receive: postings probed, rows scanned, rows refined by further bits, rows reranked, pieces
+        of files asked for ahead and their bytes, and queries that found too few rows and lack a
+        list for an exact scan (UNLISTED); DAMAGED is set when a checksum does not hold.
     rows : uint32 (n, k), distances : float32 (n, k)
         Receive the answers, nearest first; places left over get NO_ROW and +inf.
 
@@ -191,6 +197,7 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
         wrong = prepare(view[METRIC], source, view[DIM], scratch[QUERY])
         if wrong != 0:
             return 2 * i + wrong - 1
+        began = begin(scratch)
         count = 0
         if effort[PROBES] >= 0 and view[POSTINGS] > 0:
             count = _search_index(view, scratch, effort, counters, top_rows, top_distances)
@@ -200,7 +207,10 @@ def search_many(view, scratch, effort, queries, first, end, live_rows, counters,
             if view[LISTED] == NO_LIST:
                 counters[UNLISTED] += 1
             count = scan_exactly(view, scratch, counters, top_rows, top_distances, count)
+        if scratch[COLD] != 0:
+            ask_for_ids(view, counters, top_rows.ctypes.data, count)
         for j in range(count, k):
             top_rows[j] = _NO_ROW
             top_distances[j] = _INF
+        finish(scratch, began)
     return COUNTED if counters[DAMAGED] != 0 or counters[UNLISTED] != 0 else ANSWERED

@@ -98,7 +98,10 @@ UPPER: Final = 14  # f32 (UPPERS_MAX,): least upper bounds so far, ascending
 UPPER_ROWS: Final = 15  # u32 (UPPERS_MAX,)
 PENDING: Final = 16  # rows to be refined, PENDING_BYTES each (see below)
 NEARBY: Final = 17  # u64 (NEARBY_MAX,): keys of the next postings, a ring
-SCRATCH_FIELDS: Final = 18
+KEYS: Final = 18  # u64 (as HEAP): keys of the postings that were asked for
+COLD: Final = 19  # queries for which pages are still to be asked for; no address
+FAULTS: Final = 20  # of the process, when they were last looked at; no address
+SCRATCH_FIELDS: Final = 21
 
 # --- facts of a query ----------------------------------------------------------------------
 PLANE_SCALE: Final = 0  # products with bit planes: value of a step, and what to subtract
@@ -122,6 +125,8 @@ PENDING_MAX: Final = 64
 NEARBY_MAX: Final = 8
 SURVIVORS_MAX: Final = 512
 UPPERS_MAX: Final = 256
+COLD_QUERIES: Final = 32
+"""Queries in a row that read nothing from the disk before a scratch is warm."""
 PAGE_TAG: Final = 1 << 62
 """Added to the number of a raw row where a damaged thing is named."""
 
@@ -138,7 +143,9 @@ COUNT_RERANKED: Final = 2
 DAMAGED: Final = 3  # 1 + run, or 1 + PAGE_TAG + a row on the page, whose checksum does not hold
 COUNT_REFINED: Final = 4
 UNLISTED: Final = 5  # queries that need an exact scan over a list that is not there
-COUNTERS: Final = 6
+COUNT_ASKED: Final = 6  # pieces of files that were asked for before they were read
+ASKED_BYTES: Final = 7
+COUNTERS: Final = 8
 
 # --- status of a search, where it is not the number of a query that cannot be asked ------------
 ANSWERED: Final = -1
@@ -159,8 +166,13 @@ CHUNK_CHECKED: Final = 3  # u64 bitmap over these pages, set on the first use
 CHUNK_ORDER: Final = 4  # u32, places in order of insertion from the first row on; 0 = row number
 CHUNK_PLACES: Final = 5  # PLACES_DTYPE; 0 = all rows of the chunk have a place
 CHUNK_FIRST: Final = 6  # rows of the extent before its first row
-CHUNK_IDS: Final = 7  # address of an i64: where its int ids are, 0 before they were checked
+CHUNK_IDS: Final = 7  # address of IDS_AT
 CHUNK_FIELDS: Final = 8  # one cache line
+
+# --- IDS_AT: where the ids of an extent are ------------------------------------------------------
+IDS_CHECKED: Final = 0  # u64 (rows,): int ids; 0 before they were checked
+IDS_ASKED: Final = 1  # u64 (rows,): int ids, or ends of others; asked for only, 0 when unknown
+IDS_AT_FIELDS: Final = 2
 
 # --- lists of an exact scan ------------------------------------------------------------------
 ALL_ROWS: Final = -1  # all that have a place in extents

@@ -226,6 +226,9 @@ class ExplanationBody(msgspec.Struct):
     refined: int
     reranked: int
     bytes: int
+    asked: int
+    asked_bytes: int
+    disk_bytes: int
     microseconds: float
     hits: list[HitBody]
 
