@@ -32,7 +32,7 @@ from vecstore.division import Assignment, Divider
 from vecstore.extent_set import ExtentSet
 from vecstore.facts import Edit
 from vecstore.layout import TENANT_NONE, ExtentKind, Kind
-from vecstore.publish import ExtentNumbers, abandon, publishing
+from vecstore.publish import ExtentNumbers, abandon, publishing, return_memory
 from vecstore.recalibration import Recalibration
 from vecstore.row_source import Rows
 from vecstore.rowsets import distinct
@@ -112,6 +112,8 @@ class Indexer:
                 snapshot, builder, pool, builts, shares, new, replaced, everything, kept
             )
             gone = self._replaced(snapshot.extents, assignments, builts, everything)
+            if kept.keeps:
+                return_memory()
             with publishing(self._writing, numbers) as edit:
                 edit.report = partial(progress, "publish")
                 self._publish(edit, shares, assignments, builts)
@@ -135,6 +137,8 @@ class Indexer:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+        if kept.keeps:
+            return_memory()
 
     # --- what belongs to whom --------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -55,6 +56,16 @@ def clear_retired(writing: Writing) -> None:
     """Unlink extents that were retired, where no reader is older."""
     with writing.committing():
         remove_retired(writing.environment)
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library does so when asked (glibc).
+
+    It keeps what was freed in small pieces, and LMDB takes the pages of a transaction one by one.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def abandon(
