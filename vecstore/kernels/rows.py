@@ -26,6 +26,7 @@ from vecstore.kernels.view import (
     BLOCK_BYTES,
     CHUNK_ADDRESS,
     CHUNK_CHECKED,
+    CHUNK_FIRST,
     CHUNK_IDS,
     CHUNK_START,
     CHUNK_SUMS,
@@ -152,14 +153,16 @@ def ask_with_row(view, counters, start, end, row):
 
 @kernel
 def ask_for_ids(view, counters, rows, count):
-    """Ask the disk for the ids of `count` rows whose numbers (uint32) stand at `rows`."""
+    """Ask the disk for the int ids of `count` rows whose numbers (uint32) stand at `rows`."""
     start = end = np.int64(0)
     for i in range(count):
         row = np.int64(load_u32(rows, i))
         chunk = row // CHUNK_ROWS
         if chunk_field(view, chunk, CHUNK_ADDRESS) != 0:
-            address = chunk_field(view, chunk, CHUNK_IDS) + 8 * place_in_chunk(view, row)
-            start, end = ask_with(counters, start, end, address, 8)
+            table = load_i64(chunk_field(view, chunk, CHUNK_IDS), 0)
+            if table != 0:
+                place = chunk_field(view, chunk, CHUNK_FIRST) + place_in_chunk(view, row)
+                start, end = ask_with(counters, start, end, table + 8 * place, 8)
     ask(counters, start, end)
 
 

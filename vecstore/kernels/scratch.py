@@ -40,7 +40,6 @@ class Scratch:
             v.SURVIVORS: 4 * v.SURVIVORS_MAX,
             v.LOWER: 4 * v.SURVIVORS_MAX,
             v.HASH: 64,
-            v.HISTOGRAM: 8 * v.BINS,
             v.FACTS: 4 * v.QUERY_FACTS,
             v.BYTES_AT: padded,
             v.PARTED: 4 * self._parts * self._part_dim,
@@ -59,7 +58,6 @@ class Scratch:
             self.table[field] = at
             at += size
         self.table[v.ESTIMATES_MAX] = ESTIMATES_MAX
-        self.table[v.HEAP_MAX] = self._heap
         self.table[v.COLD] = v.COLD_QUERIES
         self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
 
