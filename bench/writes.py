@@ -1,8 +1,9 @@
 """What writing costs: ``python -m bench.writes --out bench/results/...``.
 
 Durable single upserts beside the disk's own sync of a page, batches under both kinds of
-durability, deletes.  One thread; a store in ``--work``, which should be on the disk in question.
-Figures go to standard output and, with the machine, as JSON to ``--out``.
+durability, deletes; each with maintenance beside the calls and within them.  One thread; a store
+in ``--work``, which should be on the disk in question.  Figures go to standard output and, with
+the machine, as JSON to ``--out``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SINGLE = 400
 BATCH = 1_000
 BATCHES = 40
 WARM = 20
+MODES = ("background", "inline")
 
 
 def disk_sync(folder: Path) -> float:
@@ -43,9 +45,10 @@ def disk_sync(folder: Path) -> float:
     return float(np.median(taken))
 
 
-def measure(folder: Path, durability: str, rows: NDArray[np.float32]) -> dict[str, Any]:
-    """Measure one kind of durability on a store of its own."""
-    with vecstore.open(folder / durability, durability=durability) as store:
+def measure(folder: Path, durability: str, mode: str, rows: NDArray[np.float32]) -> dict[str, Any]:
+    """Measure one kind of durability and of maintenance on a store of its own."""
+    path = folder / f"{durability}-{mode}"
+    with vecstore.open(path, durability=durability, maintenance=mode) as store:
         docs = store.collection("docs", dim=rows.shape[1])
         for i in range(WARM):
             docs.upsert([i], rows[i : i + 1])
@@ -70,12 +73,15 @@ def measure(folder: Path, durability: str, rows: NDArray[np.float32]) -> dict[st
         sound = store.check() == []
     return {
         "durability": durability,
+        "maintenance": mode,
         "single_upsert_ms_p50": float(np.median(single)) * 1e3,
         "single_upserts_per_second": SINGLE / float(single.sum()),
         "batch_rows_per_second_p50": BATCH / float(np.median(calls)),
         "batch_rows_per_second_all": BATCH * BATCHES / float(calls.sum()),
         "batch_call_ms_max": float(calls.max()) * 1e3,
         "deletes_per_second_p50": BATCH / float(np.median(deletes)),
+        "deletes_per_second_all": BATCH * len(deletes) / float(deletes.sum()),
+        "delete_call_ms_max": float(deletes.max()) * 1e3,
         "check_is_sound": sound,
     }
 
@@ -92,7 +98,9 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine_facts(command), "dim": rows.shape[1]}
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         found["disk_sync_ms"] = disk_sync(Path(work)) * 1e3
-        found["arms"] = [measure(Path(work), kind, rows) for kind in ("commit", "batch")]
+        found["arms"] = [
+            measure(Path(work), kind, mode, rows) for kind in ("commit", "batch") for mode in MODES
+        ]
     print(json.dumps({key: found[key] for key in ("disk_sync_ms", "arms")}, indent=1))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "writes.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -85,6 +85,23 @@ def test_rows_come_back(calls: list[list[Any]], together: int, data: st.DataObje
         for tenant in (1, 2, 3):
             places = [place for place, owner in enumerate(owners) if owner == tenant]
             assert one.places(tenant, one.count).tolist() == places
+    begin = data.draw(st.integers(0, first + 2))
+    rest = log.since(begin)
+    start = sum(number < begin for number in numbers)
+    assert (rest is log) == (start == 0)
+    assert rest.numbers[: rest.count].tolist() == numbers[start:]
+    assert (rest.ids, rest.owners) == (wanted[start:], owners[start:])
+    assert np.array_equal(rest.vectors[: rest.count], np.concatenate(vectors)[start:])
+    assert log.numbers[: log.count].tolist() == numbers, "snapshots share the log as it was"
+    for tenant in (1, 2, 3):
+        places = [place for place, owner in enumerate(owners[start:]) if owner == tenant]
+        assert rest.places(tenant, rest.count).tolist() == places
+    rows = raw(2)
+    extra = list(log_entries(NUMBER, first, np.zeros(2, np.uint32), parse_ids([1, 2]), rows))
+    if is_int and begin <= first:
+        entries.entries += extra
+        rest.catch_up(entries, IDENTITY, StateRecord(int_ids=True, log_first=begin))  # type: ignore[arg-type]
+        assert rest.numbers[: rest.count].tolist() == [*numbers[start:], first, first + 1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from vecstore.rowsets import DENSE_WORDS, RowSet
+from vecstore.layout import get_bits
+from vecstore.rowsets import DENSE_WORDS, RowSet, among, starts
 
 WORDS = 40
 END = 64 * WORDS
@@ -98,3 +99,22 @@ def test_sets_are_read_only() -> None:
             (one & one).rows[:] = 0
         with pytest.raises(ValueError, match="read-only"):
             one.bits[:] = 0
+
+
+@given(st.lists(st.integers(-9, 9)), st.lists(st.integers(-9, 9)))
+def test_among_is_membership(values: list[int], others: list[int]) -> None:
+    found = among(np.array(values, np.int64), np.array(others, np.int64))
+    assert found.tolist() == [value in others for value in values]
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_starts_are_where_numbers_change(values: list[int]) -> None:
+    ordered = sorted(values)
+    wanted = [at for at, value in enumerate(ordered) if ordered.index(value) == at]
+    assert starts(np.array(ordered, np.int64)).tolist() == wanted
+
+
+@given(some, st.lists(st.integers(0, END + 200)))
+def test_bits_of_rows_are_read(marked: list[int], asked: list[int]) -> None:
+    found = get_bits(RowSet.of(WORDS, [numbers(marked)]).bits, numbers(asked))
+    assert found.tolist() == [row in marked for row in asked]

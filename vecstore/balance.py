@@ -23,14 +23,14 @@ from vecstore.config import (
 )
 from vecstore.directory import Leaves
 from vecstore.kernels.closure import choose_copies
-from vecstore.rowsets import distinct
+from vecstore.rowsets import among, distinct, starts
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 NEIGHBOURS = 16
 """Postings around a change whose entries are read: where else rows of changed postings stand."""
-_PLACE_BITS = 40
+_PLACE_BITS, _ORDINAL_BITS = 40, 23
 _TRIM_ROWS = 16_384
 
 
@@ -71,7 +71,12 @@ class Entries:
 
     def within(self, ordinals: I64) -> Entries:
         """Take those of some postings."""
-        return self.where(np.isin(self.ordinals, ordinals))
+        return self.where(among(self.ordinals, ordinals))
+
+    def by_place(self) -> tuple[I64, I64]:
+        """Places, ascending, and the postings of each row, ascending, aligned."""
+        keys = np.sort(self.places << _ORDINAL_BITS | self.ordinals)
+        return keys >> _ORDINAL_BITS, keys & ((1 << _ORDINAL_BITS) - 1)
 
 
 @dataclass(frozen=True)
@@ -140,21 +145,24 @@ def trim(entries: Entries, centroids: F32, take: Callable[[I64], F32]) -> Entrie
     take : callable
         Gives rows by place.
     """
-    rows, which, counts = np.unique(entries.places, return_inverse=True, return_counts=True)
+    places, ordinals = entries.by_place()
+    first = starts(places)
+    counts = np.diff(first, append=len(places))
     many = np.flatnonzero(counts > COPIES)
     if not len(many):
         return entries
-    rest = entries.where(counts[which] <= COPIES)
-    order = np.argsort(which, kind="stable")
-    first = np.cumsum(counts) - counts
+    few = np.repeat(counts <= COPIES, counts)
+    rest = Entries(ordinals[few], places[few])
+    first, counts = first[many], counts[many]
+    rows = places[first]
     width = int(counts.max())
     kept = [rest]
     for start in range(0, len(many), _TRIM_ROWS):
-        part = many[start : start + _TRIM_ROWS]
+        part = slice(start, start + _TRIM_ROWS)
         columns = np.arange(width)
-        there = columns < counts[part][:, None]
-        at = np.where(there, first[part][:, None] + columns, 0)
-        candidates = np.where(there, entries.ordinals[order[at]], -1)
+        there = columns < counts[part, None]
+        at = np.where(there, first[part, None] + columns, 0)
+        candidates = np.where(there, ordinals[at], -1)
         x = take(rows[part])
         distances = np.full(candidates.shape, np.inf, np.float32)
         for column in range(width):
@@ -164,7 +172,7 @@ def trim(entries: Entries, centroids: F32, take: Callable[[I64], F32]) -> Entrie
         near = np.argsort(distances, axis=1, kind="stable")
         candidates = np.take_along_axis(candidates, near, 1)
         distances = np.take_along_axis(distances, near, 1)
-        chosen = np.empty((len(part), COPIES), np.int32)
+        chosen = np.empty((len(x), COPIES), np.int32)
         choose_copies(x, candidates, distances, centroids, np.float32(SOAR_LAMBDA), chosen)
         kept.append(Entries.of_homes(rows[part], chosen))
     return Entries.union(*kept)

@@ -30,7 +30,7 @@ from vecstore.balance import Entries, trim
 from vecstore.built import Built
 from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Model, train_model
-from vecstore.config import EXTENT_BYTES_MAX
+from vecstore.config import EXTENT_BYTES_MAX, EXTENT_BYTES_MIN
 from vecstore.directory import Directories, Leaves
 from vecstore.division import Assignment
 from vecstore.extents import Extent
@@ -41,7 +41,7 @@ from vecstore.publish import ExtentNumbers, abandon, clear_retired, publishing
 from vecstore.rawrows import RawRows, extent_rows
 from vecstore.rebuild import Rebuilder
 from vecstore.row_source import Rows
-from vecstore.rowsets import distinct
+from vecstore.rowsets import distinct, starts
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, rows_under
 from vecstore.writing import Writing
@@ -92,7 +92,7 @@ class Compactor:
         return self._steps(
             extents.postings if all_postings else _full_tier(extents.postings) or unread,
             extents.attributes if worn else _full_tier(extents.attributes),
-            self._raw_groups(snapshot, idle.DEAD_SHARE),
+            self._raw_groups(snapshot, idle.RAW_DEAD_SHARE),
             extents.directories if len(extents.directories) > DIRECTORIES_MAX else {},
             progress,
         )
@@ -116,18 +116,26 @@ class Compactor:
         directories: Mapping[int, Directories],
         progress: Progress,
     ) -> list[Callable[[], None]]:
-        """Steps that merge some extents of each kind."""
-        steps: list[Callable[[], None]] = []
-        if postings:
-            steps.append(partial(self._postings, postings, progress))
+        """Steps that merge some extents of each kind, those that need least room first."""
+        steps: list[Callable[[], None]] = [partial(self._raws, group, progress) for group in raws]
         if attributes:
             steps.append(partial(self._attributes, attributes, progress))
-        steps += [partial(self._raws, group, progress) for group in raws]
+        if len(postings) == len(self._writing.newest().extents.postings):
+            if fragments := _fragments(postings):
+                steps.append(partial(self._postings, fragments, progress))
+            steps.append(partial(self._all_postings, progress))
+        elif postings:
+            steps.append(partial(self._postings, postings, progress))
         if directories:
             steps.append(partial(self._directories, directories, progress))
         return steps
 
     # --- postings --------------------------------------------------------------------------
+
+    def _all_postings(self, progress: Progress) -> None:
+        """Write all live entries as one extent."""
+        if parts := self._writing.newest().extents.postings:
+            self._postings(parts, progress)
 
     def _postings(self, parts: Sequence[PostingRuns], progress: Progress) -> None:
         """Write the live entries of some extents as one, each posting as one run."""
@@ -180,10 +188,14 @@ class Compactor:
         found = Entries.union(Entries(ordinals[live], rows[live].astype(np.int64)))
         if not leaves.listed:
             found = self._trim(view, leaves, found, progress)
-        used, homes = np.unique(found.ordinals, return_inverse=True)
+        first = starts(found.ordinals)
+        used = found.ordinals[first]
+        homes = np.repeat(
+            np.arange(len(used), dtype=np.int32), np.diff(first, append=len(found.ordinals))
+        )
         centroids = leaves.centroids if leaves.listed else leaves.centroids[used]
         part = Leaves(view.number, leaves.numbers[used], centroids, leaves.centre)
-        return part, found.places.astype(np.uint32), homes.astype(np.int32)[:, None]
+        return part, found.places.astype(np.uint32), homes[:, None]
 
     def _trim(
         self, view: TenantView, leaves: Leaves, found: Entries, progress: Progress
@@ -347,6 +359,17 @@ def _tier(extent: Extent) -> int:
         size //= TIER_EXTENTS
         tier += 1
     return tier
+
+
+def _fragments(parts: Sequence[PostingRuns]) -> list[PostingRuns]:
+    """All but the largest extent, where they are to become one before that is merged with it.
+
+    Many short runs take far more room than a few long ones.  So the old files and the new one never
+    stand side by side as a whole: what the short runs waste is given back first.
+    """
+    by_size = sorted(parts, key=lambda part: part.extent.record.bytes)[:-1]
+    room = sum(part.extent.record.bytes for part in by_size)
+    return by_size if len(by_size) > 1 and room > EXTENT_BYTES_MIN else []
 
 
 def _full_tier(parts: Sequence[T]) -> list[T]:

@@ -22,7 +22,9 @@ from vecstore.writing import Captured
 I64 = NDArray[np.int64]
 DEAD_SHARE = 0.25
 """Share of stored rows, or of the entries that are read, that may be dead."""
-UNREAD_SHARE = 1 / 3
+RAW_DEAD_SHARE = 0.2
+"""Share of the rows of raw extents that may be dead: vectors are most of what a store takes."""
+UNREAD_SHARE = 1 / 4
 """Share of the entries of an extent that may be those of postings which are no more."""
 TENANTS_LOOKED_AT = 64
 """Tenants whose postings are looked at for that, those with most entries."""

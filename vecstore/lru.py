@@ -27,15 +27,20 @@ class LruBytes(Generic[Key, Value]):
         self._let_go = let_go
         self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self._lock = threading.Lock()
+        self._last: tuple[Key, Value] | None = None
         self.nbytes = 0
 
     def get(self, key: Key) -> Value | None:
         """Return a value and mark it as used."""
+        last = self._last
+        if last is not None and last[0] == key:
+            return last[1]
         with self._lock:
             found = self._kept.get(key)
             if found is None:
                 return None
             self._kept.move_to_end(key)
+            self._last = (key, found[0])
             return found[0]
 
     def put(self, key: Key, value: Value, nbytes: int) -> Value:
@@ -45,6 +50,7 @@ class LruBytes(Generic[Key, Value]):
             if found is not None:
                 return found[0]
             self._kept[key] = (value, nbytes)
+            self._last = (key, value)
             self.nbytes += nbytes
             dropped = self._shrink()
         self._drop(dropped)
@@ -81,6 +87,7 @@ class LruBytes(Generic[Key, Value]):
         with self._lock:
             dropped = [value for value, _ in self._kept.values()]
             self._kept.clear()
+            self._last = None
             self.nbytes = 0
         self._drop(dropped)
 

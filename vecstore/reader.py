@@ -321,6 +321,7 @@ class Reader:
         if last is not None and last.transaction == transaction.id() and last.calls == calls:
             return last, transaction
         missing = ""
+        replaced: list[Snapshot] = []  # let go of without the lock: files may go with them
         with self._refresh:
             for attempt in range(_SNAPSHOT_TRIES):
                 losses = self._session.environment.losses
@@ -339,6 +340,7 @@ class Reader:
                         if last is None or known != (transaction.id(), calls):
                             made = take_snapshot(self._identity, transaction, last, calls=calls)
                             if last is not None and last.tenants is not made.tenants:
+                                replaced.append(last)
                                 last.tenants.clear()
                             self._last = last = made
                         return last, transaction
@@ -381,6 +383,8 @@ class Reader:
         if "vector" in include:
             vectors = self.vectors_of(snapshot, rows)
         ids, values = snapshot.ids_of(rows).tolist(), distances.tolist()
+        if metadata is documents is vectors is _NOTHING and owners is None:
+            return list(map(Hit, ids, values))
         return list(map(Hit, ids, values, metadata, documents, vectors, owners or _NOTHING))
 
     def vectors_of(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from vecstore.balance import Entries, Tally, around, entries_max
 from vecstore.clustering import choose_homes, divide, nearest
 from vecstore.config import SOAR_LAMBDA
 from vecstore.directory import Leaves
-from vecstore.rowsets import distinct
+from vecstore.rowsets import among, distinct, starts
 from vecstore.yielding import yielding
 
 F32 = NDArray[np.float32]
@@ -77,9 +77,7 @@ class _Places:
     """
 
     def __init__(self, held: Entries, centroids: F32, copies: int) -> None:
-        order = np.argsort(held.places, kind="stable")
-        self._rows = held.places[order]
-        self._ordinals = held.ordinals[order]
+        self._rows, self._ordinals = held.by_place()
         self._centroids = centroids
         self._copies = copies
 
@@ -197,18 +195,18 @@ class Reshaping:
         near = self._near(changed, after)
         self._move(changed, near, after, kept)
         settled, checked, moved = self._settle(changed, near, after, renumber)
-        beside, attracted = self._attract(np.unique(parents), keep, after, kept, len(children))
+        beside, attracted = self._attract(distinct(parents), keep, after, kept, len(children))
         come = self._new.where(keep[self._new.ordinals])
         there = self._stored.where(keep[self._stored.ordinals])
         wanted = Entries.union(_renumbered(come, renumber), settled, attracted)
-        wanted = wanted.where(~np.isin(wanted.keys(), _renumbered(there, renumber).keys()))
-        splits = len(np.unique(parents))
+        wanted = wanted.where(~among(wanted.keys(), _renumbered(there, renumber).keys()))
+        splits = len(distinct(parents))
         tally = Tally(
             splits=splits,
             dissolved=len(dissolve),
             renewed=len(renew),
             checked=checked + beside,
-            moved=moved + len(np.unique(attracted.places)),
+            moved=moved + len(distinct(attracted.places)),
         )
         numbers = np.zeros(len(after), np.uint32)
         numbers[:kept] = self._leaves.numbers[keep]
@@ -252,8 +250,9 @@ class Reshaping:
         if first == len(after):
             return
         members = Entries.union(self._stored, self._new).within(changed)
-        places, at = np.unique(members.places, return_index=True)
-        owners = members.ordinals[at]
+        places, owners = members.by_place()
+        first_of = starts(places)
+        places, owners = places[first_of], owners[first_of]
         groups = [places[owners == ordinal] for ordinal in yielding(changed.tolist())]
         for _ in range(STEPS):
             sums = np.zeros((len(after) - first, after.shape[1]))
@@ -289,8 +288,8 @@ class Reshaping:
             places = self._members(ordinal)
             own = int(renumber[ordinal])
             if own < 0:
-                places = np.setdiff1d(places, done)
-                done = np.union1d(done, places)
+                places = places[~among(places, done)]
+                done = np.concatenate([done, places])
             if not len(places):
                 continue
             entries, further = rows.settle(places, self._take(places), around_it, own)
@@ -329,7 +328,7 @@ class Reshaping:
                 centroids = np.ascontiguousarray(after[near])
                 homes = choose_homes(self._take(nearer), centroids, near)[:, :1]
                 chosen = Entries.of_homes(nearer, homes)
-                found.append(chosen.where(np.isin(chosen.ordinals, children)))
+                found.append(chosen.where(among(chosen.ordinals, children)))
         return checked, Entries.union(*found)
 
 

@@ -157,16 +157,34 @@ class RowLog:
         for entry in read_log(transaction, identity, bool(state.int_ids), since):
             self._append(entry)
 
+    def since(self, first: int) -> RowLog:
+        """The log without rows below `first`: itself when it holds none of them, or a copy."""
+        start = int(np.searchsorted(self.numbers[: self.count], first))
+        if not start:
+            return self
+        rest = RowLog(self.vectors.shape[1])
+        if start < self.count:
+            rest._extend(
+                self.numbers[start : self.count],
+                self.vectors[start : self.count],
+                self.ids[start : self.count],
+                self.owners[start : self.count],
+            )
+        return rest
+
     def _append(self, entry: Entry) -> None:
-        start, end = self.count, self.count + len(entry.ids)
+        numbers = np.arange(entry.first, entry.first + len(entry.ids), dtype=np.uint32)
+        self._extend(numbers, entry.rows, entry.ids, entry.owners.tolist())
+
+    def _extend(self, numbers: U32, rows: U8, ids: list[Any], owners: list[int]) -> None:
+        start, end = self.count, self.count + len(ids)
         self._make_room(end)
-        self.vectors[start:end] = entry.rows
-        self.next_row = entry.first + len(entry.ids)
-        self.numbers[start:end] = np.arange(entry.first, self.next_row)
-        self.ids += entry.ids
-        owners = entry.owners.tolist()
+        self.vectors[start:end] = rows
+        self.numbers[start:end] = numbers
+        self.next_row = int(numbers[-1]) + 1
+        self.ids += ids
         self.owners += owners
-        if owners[0] != layout.TENANT_NONE:
+        if any(owners):  # with tenants; `TENANT_NONE` is 0
             for place, owner in enumerate(owners, start):
                 self.tenants.setdefault(owner, array("I")).append(place)
         self.count = end

@@ -43,6 +43,22 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     return ordered[new]
 
 
+def starts(ordered: NDArray[Any]) -> NDArray[np.int64]:
+    """Places at which another number begins, in ascending ones."""
+    new = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return np.flatnonzero(new)
+
+
+def among(values: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which numbers are among others; `np.isin` would keep the interpreter to itself."""
+    if not len(others):
+        return np.zeros(len(values), np.bool_)
+    ordered = np.sort(others)
+    found: NDArray[np.bool_] = ordered.take(np.searchsorted(ordered, values), mode="clip") == values
+    return found
+
+
 class RowSet:
     """A set of row numbers.
 

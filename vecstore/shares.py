@@ -13,6 +13,7 @@ from vecstore import layout
 from vecstore.directory import Directory
 from vecstore.division import copies_for, has_shrunk, size_class
 from vecstore.layout import TENANT_NONE
+from vecstore.rowsets import among, distinct
 from vecstore.tenant_view import TenantView
 
 I64 = NDArray[np.int64]
@@ -89,7 +90,7 @@ class Share:
 def share_of(row_bytes: int, view: TenantView, places: U32, replaced: U32) -> Share:
     """Share of one tenant: what is fresh, and whether that still fits its index."""
     fresh = view.fresh[layout.get_bits(view.live, view.fresh)]
-    fresh = np.setdiff1d(fresh, replaced).astype(np.uint32)
+    fresh = distinct(fresh[~among(fresh, replaced)])
     index = view.index
     coming = len(fresh) + len(places)
     if index.directory is None:

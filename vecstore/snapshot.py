@@ -28,7 +28,7 @@ from vecstore.layout import (
     Kind,
     StateRecord,
 )
-from vecstore.lookups import extent_records, read_state
+from vecstore.lookups import dropped_tenants, extent_records, read_state
 from vecstore.lru import LruBytes
 from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
@@ -179,7 +179,12 @@ class Snapshot:
         prefix, pack = layout.key(self.identity.record.number, kind), layout.U32.pack
         keys = [prefix + pack(row) for row in rows]
         values = [transaction.get(key, key) for key in keys]
-        if count == self.state.live_rows and None in values:
+        if (
+            count == self.state.live_rows
+            and None in values
+            # some of those counted may be of rows that a dropped tenant left
+            and not dropped_tenants(transaction, self.identity.record.number)
+        ):
             raise transaction.lack(keys[values.index(None)])
         return values
 
@@ -274,7 +279,10 @@ def take_snapshot(
             if record.kind in kinds
         }
         extents = ExtentSet(identity, codec, records, old.extents if old else None)
-        log = RowLog(identity.row_bytes)
+        if old is not None and changes is not None:
+            log = old.log.since(state.log_first)
+        else:
+            log = RowLog(identity.row_bytes)
     log.catch_up(transaction, identity, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)

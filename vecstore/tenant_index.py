@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.config import BLOCK_ROWS
 from vecstore.directory import Directory
 from vecstore.errors import CorruptionError
 from vecstore.extents import asked_ahead
@@ -124,21 +125,26 @@ class TenantIndex:
         extents : collection of int, optional
             Places of the extents that are looked at; all by default.
         """
-        ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-        counts = np.diff(self.first_run)
-        for ordinal, (place, run) in yielding(
-            zip(
-                np.repeat(np.arange(len(counts)), counts),
-                asked_ahead(self._sources(), self._ask),
-                strict=True,
-            )
-        ):
-            if extents is not None and place not in extents:
-                continue
+        runs = np.arange(len(self._table))
+        if extents is not None:
+            runs = runs[np.isin(self._table[:, v.RUN_PART], list(extents))]
+        return self._entries_in(runs, block_bytes)
+
+    def _entries_in(self, runs: I64, block_bytes: int) -> tuple[I64, U32]:
+        """Posting ordinals and rows of the entries of some runs."""
+        table = self._table[runs]
+        owners = np.searchsorted(self.first_run, runs, "right") - 1
+        room = int(np.maximum(BLOCK_ROWS * table[:, v.RUN_BLOCKS], table[:, v.RUN_ROWS]).sum())
+        ordinals, rows = np.empty(room, np.int64), np.empty(room, np.uint32)
+        sources = table[:, v.RUN_PART : v.RUN_PLACE + 1].tolist()
+        end = 0
+        ahead = asked_ahead(sources, self._ask)
+        for ordinal, (place, run) in yielding(zip(owners.tolist(), ahead, strict=True)):
             own = self._checked_entries(place, run, block_bytes)
-            rows.append(own)
-            ordinals.append(np.full(len(own), ordinal))
-        return np.concatenate(ordinals), np.concatenate(rows)
+            start, end = end, end + len(own)
+            ordinals[start:end] = ordinal
+            rows[start:end] = own
+        return ordinals[:end], rows[:end]
 
     def runs(self, block_bytes: int) -> Iterator[tuple[int, U32, int, bool]]:
         """Posting number, rows, rows as counted, of each run; and whether it is the first."""
@@ -175,13 +181,9 @@ class TenantIndex:
 
     def entries_of(self, postings: I64, block_bytes: int) -> tuple[I64, U32]:
         """Posting ordinals and rows of the entries of some postings; see `entries`."""
-        ordinals, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-        for ordinal in yielding(postings.tolist()):
-            for run in range(self.first_run[ordinal], self.first_run[ordinal + 1]):
-                place, own = self._source(run)
-                rows.append(self._checked_entries(place, own, block_bytes))
-                ordinals.append(np.full(len(rows[-1]), ordinal))
-        return np.concatenate(ordinals), np.concatenate(rows)
+        firsts, ends = self.first_run[postings], self.first_run[postings + 1]
+        spans = [np.arange(first, end) for first, end in zip(firsts, ends, strict=True)]
+        return self._entries_in(np.concatenate([np.zeros(0, np.int64), *spans]), block_bytes)
 
     @cached_property
     def mean_entries(self) -> float:

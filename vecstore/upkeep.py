@@ -22,7 +22,7 @@ from vecstore.division import Assignment, copies_for
 from vecstore.errors import CorruptionError
 from vecstore.layout import get_bits
 from vecstore.reshaping import Reshaping
-from vecstore.rowsets import distinct
+from vecstore.rowsets import among, distinct
 from vecstore.tenant_view import TenantView
 
 F32 = NDArray[np.float32]
@@ -112,7 +112,7 @@ class _Reading:
         found, rows = self._view.index.entries_of(ordinals, self._block_bytes)
         live = get_bits(self._view.snapshot.live, rows)
         if len(self._replaced):
-            live &= ~np.isin(rows, self._replaced)
+            live &= ~among(rows, self._replaced)
         return found[live], rows[live]
 
 
@@ -155,7 +155,7 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
     dropped = int((held - live)[renew].sum())
     near = around(one.leaves, changing, NEIGHBOURS)
     more_ordinals, more_rows = reading.entries(np.setdiff1d(near, inspected))
-    wanted = np.isin(ordinals, near)
+    wanted = among(ordinals, near)
     return Change(
         split,
         dissolve,

@@ -6,6 +6,7 @@ may crash, should not have to pay for it.  The server itself never has a store o
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 JOB_S = 120.0
 
 
@@ -48,6 +51,14 @@ class Outcome:
         return self.value
 
 
+def die_with(parent: int) -> None:
+    """Let the system end this process when its parent ends, however that comes about."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
+
+
 class Server:
     """Starts jobs, which are functions of a module by name, with arguments that can be pickled."""
 
@@ -58,7 +69,13 @@ class Server:
         self._folder = folder
         self._jobs = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.server", tempfile.mkdtemp(dir=folder)],
+            [
+                sys.executable,
+                "-m",
+                "tests.crash.server",
+                tempfile.mkdtemp(dir=folder),
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -162,8 +179,10 @@ def _wait(pid: int, seconds: float) -> int:
 
 
 def main() -> None:
+    die_with(int(sys.argv[2]))
     from tests.crash import damage, lives, work
 
+    server = os.getpid()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but answers may go there
     assert damage.work is lives.work is work
@@ -179,6 +198,7 @@ def main() -> None:
         if verb == "start":
             answer = os.fork()
             if not answer:
+                die_with(server)
                 _run(*what)
         else:
             answer = _wait(*what)

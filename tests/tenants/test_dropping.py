@@ -66,6 +66,24 @@ def test_a_dropped_tenant_is_gone_before_its_entries_are(left: vecstore.Store) -
     assert docs.stats()["shared_rows"] == 2
 
 
+def test_what_is_left_is_not_missed_elsewhere(left: vecstore.Store) -> None:
+    """As many facts as live rows, of which some have none: the others are of dead rows."""
+    docs = left.collection("docs")
+    docs.tenant("c").upsert(range(200, 220), normal(20, DIM, seed=7))
+    docs.tenant("d").upsert([1], [ONE])
+    docs.drop_tenant("a")
+    docs.tenant("c").delete([200])  # 40 rows live, and there are facts of 37, 17 of them dead
+    docs.tenant("b").upsert([500, 501, 502], normal(3, DIM), [{"n": 1}] * 3, ["x"] * 3)
+    docs.tenant("c").delete([201, 202, 203])
+    state = docs._core.reader.newest().state
+    assert (state.metadata_rows, state.document_rows) == (state.live_rows, state.live_rows)
+    for name, n in (("b", 23), ("c", 16), ("d", 1)):
+        assert len(shown(docs.tenant(name))) == n + 2 * (name == "c")
+    assert docs.tenant("d").get(1).metadata is docs.tenant("d").get(1).document is None
+    docs.compact()
+    assert len(shown(docs.tenant("d"))) == 1
+
+
 @pytest.mark.parametrize("change", ["replace", "delete", "grant", "revoke", "drop", "name"])
 def test_changes_to_rows_that_a_dropped_tenant_saw(left: vecstore.Store, change: str) -> None:
     """They list it still; nothing comes to it, and nothing is counted for it."""

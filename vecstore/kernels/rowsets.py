@@ -39,6 +39,16 @@ def mark(bits, rows, value):
 
 
 @kernel
+def read(bits, rows, found):
+    """Write to bool (n,) whether the bits of rows are set; those beyond the bitmap are not."""
+    words = bits.shape[0]
+    for i in range(rows.shape[0]):
+        row = np.int64(rows[i])
+        word = row >> 6
+        found[i] = word < words and (bits[word] >> np.uint64(row & 63)) & _ONE != np.uint64(0)
+
+
+@kernel
 def count(bits):
     """Bits that are set."""
     total = np.int64(0)

@@ -60,9 +60,12 @@ class Scratch:
         self.table[v.ESTIMATES_MAX] = ESTIMATES_MAX
         self.table[v.COLD] = v.COLD_QUERIES
         self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
+        self._served = view
 
     def fits(self, view: I64) -> bool:
         """Tell whether the memory serves a view."""
+        if view is self._served:
+            return True
         field = view.item
         fits: bool = (
             self._dim == field(v.DIM)
@@ -70,4 +73,6 @@ class Scratch:
             and self._part_dim == field(v.PART_DIM)
             and self._heap >= field(v.PAGES)
         )
+        if fits:
+            self._served = view
         return fits

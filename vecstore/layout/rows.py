@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import BLOCK_ROWS
-from vecstore.kernels.rowsets import mark
+from vecstore.kernels.rowsets import mark, read
 from vecstore.layout.base import SECTION_ALIGN, align, padded_dim
 
 # --- blocks --------------------------------------------------------------------------------
@@ -101,8 +101,7 @@ def set_range(bitmap: NDArray[np.uint64], first: int, end: int) -> None:
 
 
 def get_bits(bitmap: NDArray[np.uint64], rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Test one bit per row."""
-    shifted: NDArray[np.uint64] = bitmap[rows >> np.uint32(6)] >> (rows & np.uint32(63)).astype(
-        np.uint64
-    )
-    return (shifted & np.uint64(1)).astype(np.bool_)
+    """Test one bit per row; those of rows beyond the bitmap are not set."""
+    found = np.empty(len(rows), np.bool_)
+    read(bitmap, np.require(rows, np.uint32, ["C", "W"]), found)
+    return found
