@@ -150,11 +150,11 @@ class Edit:
 
     def kill(self, tenant: int, rows: Iterable[int]) -> None:
         """End rows of a tenant: they are found by no call that begins after the commit."""
-        record = self.tenant(tenant)
-        for row in rows:
-            self._dead.append(row)
-            self.state.live_rows -= 1
-            record.rows -= 1
+        rows = list(rows)
+        self._dead += rows
+        self.state.live_rows -= len(rows)
+        self.tenant(tenant).rows -= len(rows)
+        for row in rows if self.state.metadata_rows or self.state.document_rows else ():
             if self.state.metadata_rows and self.transaction.delete(
                 layout.key_u32(self.collection, Kind.METADATA, row)
             ):
