@@ -120,15 +120,14 @@ def instrumented() -> Any:
     """The engine's search kernel with clocks: same arguments, same answers."""
     ranked = _timed(rerank, "rerank")
     refined = _timed(refine_pending, "refine_pending")
+    closer = {"rerank": ranked, "refine_pending": refined}
     ahead = vars(kernel_search)["_look_ahead"]
     inner = {
         "make_query": _timed(make_query, "make_query"),
         "route": _timed(route, "route"),
         "_look_ahead": _timed(ahead, "_look_ahead"),
-        "seed": _timed(_rebuilt(seed, {"rerank": ranked}), "seed"),
-        "scan_posting": _timed(
-            _rebuilt(scan_posting, {"rerank": ranked, "refine_pending": refined}), "scan_posting"
-        ),
+        "seed": _timed(_rebuilt(seed, closer), "seed"),
+        "scan_posting": _timed(_rebuilt(scan_posting, closer), "scan_posting"),
         "refine_pending": refined,
         "rerank": ranked,
         "rerank_last": _timed(rerank_last, "rerank_last"),

@@ -14,11 +14,13 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
+import xxhash
 
 from tests.store_checks import normal, small_limits, sound_store
 from vecstore import attributes, division, layout
 from vecstore.codecs import find_codec
 from vecstore.collection import Collection
+from vecstore.config import BLOCK_ROWS
 from vecstore.layout import HEADER_DTYPE, PAGE, RUN_DTYPE, TENANT_DTYPE, ExtentKind, Kind, Section
 from vecstore.lookups import find_tenant
 from vecstore.tenant_view import open_tenant
@@ -249,6 +251,32 @@ def poison(pieces: list[tuple[Path, int, int]]) -> None:
             old = stream.read(length)
             stream.seek(offset)
             stream.write(bytes(byte ^ 0xA5 for byte in old))
+
+
+def forge(path: Path, tenant: int, row: int) -> None:
+    """Let every run of a tenant's postings name a row, with checksums that match."""
+    codec = find_codec(CODEC)
+    for file in sorted((path / "extents").iterdir()):
+        raw = np.fromfile(file, np.uint8)
+        head = raw[: HEADER_DTYPE.itemsize].view(HEADER_DTYPE)[0]
+        if head["kind"] != ExtentKind.POSTINGS:
+            continue
+        parts = {Section(e["section"]): e for e in head["table"][: int(head["sections"])]}
+        first, size = (int(parts[Section.RUNS][name]) for name in ("offset", "bytes"))
+        table = raw[first : first + size]
+        runs = table.view(RUN_DTYPE)
+        for place in np.flatnonzero(runs["tenant"] == tenant).tolist():
+            start = int(parts[Section.BLOCKS]["offset"]) + int(runs[place]["offset"])
+            blocks = int(runs[place]["blocks"])
+            length = blocks * codec.run_block_bytes(DIM) or 4 * int(runs[place]["rows"])
+            data = raw[start : start + length]
+            at = codec.block_bytes(DIM) - 4 * BLOCK_ROWS if blocks else 0
+            data[at : at + 4].view(np.uint32)[0] = row
+            runs["sum"][place] = xxhash.xxh3_64_intdigest(data.data)
+        parts[Section.RUNS]["sum"] = xxhash.xxh3_64_intdigest(table.data)
+        end = HEADER_DTYPE.fields["sum"][1]  # type: ignore[index]
+        head["sum"] = xxhash.xxh3_64_intdigest(raw[:end].data)
+        raw.tofile(file)
 
 
 def key_is_of(key: bytes, tenant: int, rows: set[int]) -> bool:

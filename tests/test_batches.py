@@ -140,25 +140,25 @@ def test_many_threads(store: vecstore.Store) -> None:
     assert len(docs) == 150
 
 
-def test_a_failed_commit_refuses_further_writes(
-    tmp_path: Path, patient: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Failing:
+    """A transaction that cannot be committed."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def commit(self) -> None:
+        self._inner.abort()
+        raise lmdb.DiskError("mdb_txn_commit: input/output error")
+
+
+def test_a_failed_commit_refuses_further_writes(tmp_path: Path, patient: None) -> None:
     store = vecstore.open(tmp_path / "store", durability="batch")
     docs = store.collection("docs", dim=DIM)
     docs.upsert([1], VECTORS[:1])
     batch = store._environment._batch
-
-    class Failing:
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._inner, name)
-
-        def commit(self) -> None:
-            self._inner.abort()
-            raise lmdb.DiskError("mdb_txn_commit: input/output error")
-
     batch._open = Failing(batch._open)
     with pytest.raises(vecstore.VecstoreError):
         docs.compact()
@@ -171,6 +171,36 @@ def test_a_failed_commit_refuses_further_writes(
     with vecstore.open(tmp_path / "store") as again:
         assert again.check() == []
         assert len(again.collection("docs")) == 0
+
+
+def test_a_tenant_of_a_lost_batch_lends_its_name_to_nobody(tmp_path: Path, patient: None) -> None:
+    """Its number is given again, to another; readers that go on have forgotten it."""
+    path = tmp_path / "store"
+    store = vecstore.open(path, durability="batch")
+    notes = store.collection("notes", dim=DIM, tenants=True)
+    notes.tenant("reader").upsert([0], VECTORS[:1])
+    batch = store._environment._batch
+    batch.flush()
+    with vecstore.open(path, mode="r") as second:
+        seen = second.collection("notes").tenant("reader")
+        notes.tenant("lost").upsert([1], VECTORS[1:2])
+        notes.tenant("lost").grant([1], to="reader")
+        assert [hit.tenant for hit in seen.query(VECTORS[1], k=2)] == ["lost", "reader"]
+        assert seen.get(1).tenant == "lost"
+        batch._open = Failing(batch._open)
+        with pytest.raises(vecstore.VecstoreError):
+            notes.compact()
+        store.close()
+        with vecstore.open(path) as again:
+            notes = again.collection("notes")
+            notes.tenant("found").upsert([2], VECTORS[2:3])
+            notes.tenant("found").grant([2], to="reader")
+            assert notes.tenants() == ["found", "reader"]
+            assert [hit.tenant for hit in seen.query(VECTORS[2], k=2)] == ["found", "reader"]
+            assert seen.search(VECTORS[2:3], k=1).tenants.tolist() == [["found"]]
+            assert seen.get([1, 2])[0] is None
+            assert seen.get(2).tenant == "found"
+            assert again.check() == []
 
 
 @pytest.mark.parametrize("durability", ["never", "", None, 5, np.nan], ids=repr)

@@ -17,7 +17,8 @@ import pytest
 
 import vecstore
 from tests.cli_checks import GLOVE, failed, fixture_words, run, run_json, spawn
-from tests.store_checks import flip_byte
+from tests.crash.builds import base, counted, few_are_many
+from tests.store_checks import flip_byte, small_limits
 from vecstore import demo
 from vecstore.layout import HEADER_DTYPE, ExtentKind
 
@@ -448,3 +449,43 @@ def test_bars_go_to_the_terminal_and_json_to_stdout(tmp_path: Path, lines: Path)
     assert json.loads(done.stdout)["rows"] == 3
     assert b"read" in seen
     assert b"100%" in seen
+
+
+# --- a load that is interrupted -----------------------------------------------------------------
+
+
+def test_an_interrupted_load_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_limits(monkeypatch, posting=6)
+    few_are_many(monkeypatch)
+    file = tmp_path / "rows.npy"
+    np.save(file, base())
+    args = ("load", tmp_path / "store", file, "--collection", "docs")
+    with monkeypatch.context() as patch:
+        patch.setattr("vecstore.build.write_postings", raiser(KeyboardInterrupt))
+        assert "Give the same command again to go on" in run(*args, status=130).stderr
+    counts = counted(monkeypatch)
+    assert "6,000 rows" in run(*args).stdout
+    assert (counts["homes"], counts["rows"], counts["postings"]) == (0, 0, 1)
+    with vecstore.open(tmp_path / "store", "r") as store:
+        assert store.check() == []
+
+
+def test_a_load_that_fails_early_leaves_no_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.npy"
+    np.save(file, base())
+    monkeypatch.setattr("vecstore.build.write_rows", raiser(KeyboardInterrupt))
+    result = run("load", tmp_path / "store", file, "--collection", "docs", status=130)
+    assert "again" not in result.stderr
+    with vecstore.open(tmp_path / "store", "r") as store:
+        assert store.collections() == []
+
+
+def raiser(error: type[BaseException]) -> Any:
+    """A function that raises."""
+
+    def fail(*args: Any, **named: Any) -> None:
+        raise error
+
+    return fail

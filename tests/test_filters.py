@@ -229,6 +229,16 @@ def test_keys_tell_filters_apart() -> None:
     assert len({parse_where(where).key for where in bounds}) == len(bounds)
 
 
+def test_names_are_short_and_tell_filters_apart() -> None:
+    wheres = [{"a": "x" * n} for n in (1, 200, 256, 300, 4_096, 4_097)]
+    wheres += [{"a": {"$in": [*range(900)]}}, {"a": {"$in": [*range(1, 901)]}}]
+    names = [parse_where(where).name for where in wheres]
+    assert len({*names}) == len(wheres)
+    assert max(map(len, names)) <= 256
+    assert names[0] == parse_where(wheres[0]).key
+    assert names[-1] == parse_where({"a": {"$in": [*range(900, 0, -1)]}}).name
+
+
 def test_size_counts_terms() -> None:
     sizes = {
         0: {},

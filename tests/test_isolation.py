@@ -24,6 +24,7 @@ from tests.isolation_checks import (
     ask,
     bytes_of,
     facts_of,
+    forge,
     key_is_of,
     limits,
     numbers_of,
@@ -34,6 +35,7 @@ from tests.isolation_checks import (
 from tests.store_checks import failure, flip_byte, normal, sound_store
 from vecstore import layout
 from vecstore.collection import Collection
+from vecstore.dump import dump
 from vecstore.layout import Kind
 from vecstore.search import Searcher
 from vecstore.storage import Environment
@@ -215,6 +217,86 @@ def test_metadata_beside_its_index(stores: Stores, tmp_path: Path, shape: str, d
         found = [v for v in store.check() if v.invariant != "counts-agree"]
         assert [(v.invariant, v.where) for v in found] == [("metadata-indexed", "docs: b")]
         assert str(row) in found[0].detail
+
+
+@shapes
+@pytest.mark.parametrize("row", [2**31 + 7, 2**32 - 2, "next", "another's"])
+def test_row_numbers_are_not_followed_anywhere(
+    stores: Stores, tmp_path: Path, shape: str, row: Any
+) -> None:
+    """Postings name a row that never was: it is passed over; `check` tells, also of another's."""
+    path = stores.copy(tmp_path / "store", shape, "small")
+    numbers = numbers_of(path)
+    with vecstore.open(path, mode="r") as store:
+        docs = store.collection("docs")
+        before = ask(docs)
+        known = {hit.id for hit in docs.tenant("b").query(QUERIES[0], 9_999)}
+        end = 64 * len(docs._core.reader.newest().live)
+    foreign = row == "another's"
+    named = min(rows_by_owner(path)[numbers["run"]]) if foreign else end if row == "next" else row
+    forge(path, numbers["b"], named)
+    with vecstore.open(path, mode="r") as store:
+        docs = store.collection("docs")
+        b = docs.tenant("b")
+        assert ask(docs) == before
+        if not foreign:
+            for recall in (None, 0.1, 1.0):
+                for where in (None, {"n": {"$gte": 0}}, {"n": {"$ne": 3}}):
+                    found = {hit.id for hit in b.query(QUERIES[0], 9_999, where, recall)}
+                    assert found <= known
+                    assert len(found) >= len(known) // 3
+            assert b.get(sorted(known)) != []
+        violations = store.check()
+        invariant = "rows-own" if foreign else "rows-known"
+        assert invariant in {violation.invariant for violation in violations}
+        assert {v.where.split(": ")[1] for v in violations} == {"b"}
+
+
+@pytest.mark.parametrize("to", ["another", "nobody"])
+def test_a_name_that_leads_elsewhere(stores: Stores, tmp_path: Path, to: str) -> None:
+    """An older page of the facts may say so, in entries that are sound: no verb follows it."""
+    path = stores.copy(tmp_path / "store", "tree", "small")
+    numbers = numbers_of(path)
+    number = numbers["tree"] if to == "another" else max(numbers.values()) + 1
+    with Facts(path, write=True) as transaction:
+        transaction.put(layout.key(1, Kind.TENANT_NAME, b"b"), layout.U32.pack(number))
+    one = QUERIES[0]
+    verbs: list[Callable[[Any], Any]] = [
+        lambda b: b.query(one),
+        lambda b: b.query(one, where={"n": 1}),
+        lambda b: b.explain(one),
+        lambda b: b.search(QUERIES),
+        lambda b: b.get([1]),
+        lambda b: b.vectors([1]),
+        lambda b: b.table(missing=one)[[1]],
+        lambda b: b.count(),
+        lambda b: b.count({"n": 1}),
+        lambda b: list(dump(b)),
+        lambda b: b.upsert([1], [one]),
+        lambda b: b.add([9_999], [one]),
+        lambda b: b.delete([1]),
+        lambda b: b.delete(where={"n": 1}),
+        lambda b: b.grant([1], to="run"),
+        lambda b: b.revoke([1], from_="run"),
+    ]
+    with vecstore.open(path, maintenance="inline") as store:
+        docs = store.collection("docs")
+        before = ask(docs, [1.0])
+        for verb in verbs:
+            with pytest.raises(vecstore.CorruptionError):
+                verb(docs.tenant("b"))
+        for call in (
+            lambda: docs.tenant("run").grant([1], to="b"),
+            lambda: docs.tenant("run").revoke([1], from_="b"),
+            lambda: docs.load([one], [1], tenants=["b"]),
+            lambda: docs.load([one], [9_999], tenants=[["run", "b"]]),
+            lambda: docs.drop_tenant("b"),
+            lambda: docs.set_quota("b", rows=0),
+        ):
+            with pytest.raises(vecstore.CorruptionError):
+                call()
+        assert ask(docs, [1.0]) == before
+        assert "tenants-named" in {violation.invariant for violation in store.check()}
 
 
 # --- what is read -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from vecstore import layout
 from vecstore.codecs import find_codec
 from vecstore.codecs.model import draw_signs
 from vecstore.config import Metric
-from vecstore.kernels import checksum, chunks, topk
+from vecstore.kernels import checksum, chunks, cut, topk
 from vecstore.kernels import query as queries
 from vecstore.kernels import view as v
 from vecstore.kernels.blocks import PLANES
@@ -372,16 +372,24 @@ sane = st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda x: x == 0 or abs(x
 
 
 @given(st.lists(sane, min_size=1, max_size=200), st.data())
-def test_histogram_cut(values: list[float], data: st.DataObject) -> None:
+def test_cut_below(values: list[float], data: st.DataObject) -> None:
     """At least `want` values do not exceed the cut; empty places do not count."""
-    empty = data.draw(st.integers(0, 40))
+    empty = -len(values) % 32 + 32 * data.draw(st.integers(0, 2))
     want = data.draw(st.integers(1, len(values)))
-    places = np.array(values + [np.inf] * empty, np.float32)
+    places = aligned_copy(np.array(values + [np.inf] * empty, np.float32))
     np.random.default_rng(len(values)).shuffle(places)
-    work = np.zeros(v.BINS, np.int64)
-    cut = topk.histogram_cut(address(places), len(places), want, address(work))
-    assert (places <= np.float32(cut)).sum() >= want
-    assert cut < np.inf
+    found = cut.cut_below(address(places), len(places), want)
+    assert (places <= np.float32(found)).sum() >= want
+    assert found < np.inf
+
+
+@pytest.mark.parametrize("want", [1, 7, 40, 300, 2_000])
+def test_cut_below_is_tight(want: int) -> None:
+    """Few more than wanted are below it, of values that differ; all when there are fewer."""
+    places = aligned_copy(normal(40, 32).ravel())
+    below = (places <= cut.cut_below(address(places), len(places), want)).sum()
+    assert min(want, 1_280) <= below <= min(want + want // 16, 1_280)
+    assert cut.cut_below(address(places), 0, want) == -np.inf
 
 
 # --- copies -------------------------------------------------------------------------------------
@@ -402,3 +410,21 @@ def test_choose_copies_equals_the_oracle(copies: int, weight: float) -> None:
     for row, homes in zip(chosen, naive.soar(x, near, centroids, weight, copies), strict=True):
         assert [home for home in row if home >= 0] == homes
         assert row[len(homes) :].tolist() == [-1] * (copies - len(homes))
+
+
+@given(st.lists(st.integers(0, 3 * 1024 - 1), max_size=20), st.booleans())
+def test_int_ids(rows: list[int], checked: bool) -> None:
+    """Ids come from the table of a row's extent, when there is one and it was checked."""
+    ids = np.arange(2 * 1024, dtype=np.int64)[::-1].copy() * 7
+    cell = np.array([address(ids) if checked else 0])
+    table = np.zeros((2, v.CHUNK_FIELDS), np.int64)
+    table[1, [v.CHUNK_ADDRESS, v.CHUNK_FIRST, v.CHUNK_IDS]] = 4096, 1024, address(cell)
+    view = PLAIN.copy()
+    view[v.CHUNKS], view[v.CHUNK_TABLE] = 2, address(table)
+    asked = np.array([*rows, NO_ROW], np.uint32)
+    found = np.zeros(len(asked), np.int64)
+    others = chunks.int_ids(view, asked, found)
+    known = [checked and 1024 <= row < 2048 for row in rows]
+    expected = [ids[row] if own else v.OTHER_ID for row, own in zip(rows, known, strict=True)]
+    assert found.tolist() == [*expected, v.NO_ID]
+    assert others == len(rows) - sum(known)

@@ -15,7 +15,9 @@ import vecstore
 from tests.naive import METRICS, Model
 from tests.store_checks import (
     assert_equals,
+    make_store,
     normal,
+    python,
     small_limits,
     sound_store,
     start_python,
@@ -277,3 +279,25 @@ def test_opened_twice_in_one_process(path: Path, monkeypatch: pytest.MonkeyPatch
         assert reader.collection("docs").count() == 200
         assert reader.check() == []
     reader.close()
+
+
+FIRST_QUERY = """
+import sys
+import numpy as np
+import vecstore
+
+with vecstore.open(sys.argv[1], "r") as store:
+    assert len(store.collection("docs").query(np.ones(4), k=2)) == 2
+print(*sorted(name for name in ("faiss", "numba.np.linalg", "scipy.linalg") if name in sys.modules))
+
+import numba
+
+assert numba.njit(lambda x: x.sum() + 1.0)(np.ones(3)) == 4.0
+"""
+
+
+def test_a_first_query_loads_nothing_that_only_builds_need(tmp_path: Path) -> None:
+    """Neither clustering nor what compiles kernels; who wants to compile can."""
+    make_store(tmp_path / "store")
+    python(FIRST_QUERY, tmp_path / "store")  # may compile
+    assert python(FIRST_QUERY, tmp_path / "store").stdout.split() == []

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import vecstore
 from tests.naive_tenants import ForeignError, TakenError, Tenants
 from tests.store_checks import small_limits
+from vecstore.facts import Edit
 
 DIM = 3
 NAMES = ["a", "b", "ä\0*", "d" * 200]
@@ -33,8 +37,18 @@ id_sets = st.one_of(
 seeds = st.integers(0, 2**32 - 1)
 
 
+class Dead(BaseException):
+    """Where a process is taken to end."""
+
+
+def copied(source: str, to: str) -> None:
+    """Copy a file, unless it goes meanwhile: then nothing that is committed names it."""
+    with suppress(FileNotFoundError):
+        shutil.copyfile(source, to)
+
+
 class TenantsMachine(RuleBasedStateMachine):
-    """Upsert, load, delete, grant, revoke, drop, read, reopen, against the oracle."""
+    """Upsert, load, delete, grant, revoke, drop, crash, read, reopen, against the oracle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +57,7 @@ class TenantsMachine(RuleBasedStateMachine):
         # a process for each check of so many would take longer than all else
         self.patch.setattr("vecstore.storage.walk_facts", lambda folder: "")
         self.patch.setattr("vecstore.calibrate.TENANT_QUERIES", 4)
+        self.patch.setattr("vecstore.dropping.REMOVED_MAX", 4)
         self.folder = Path(tempfile.mkdtemp())
         self.store: vecstore.Store | None = None
 
@@ -183,6 +198,60 @@ class TenantsMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = vecstore.open(self.folder)
         self.docs = self.store.collection("docs")
+
+    @rule(
+        verb=st.sampled_from(["upsert", "load", "delete", "grant", "revoke", "drop", "compact"]),
+        name=names,
+        to=names,
+        ids=id_sets,
+        seed=seeds,
+    )
+    def crash(self, verb: str, name: str, to: str, ids: list[int], seed: int) -> None:
+        """The process ends within a call, before its commit: what is on disk then goes on."""
+        keys, vectors = self.named(ids), self.draw(len(ids), seed)
+        view = self.docs.tenant(name)
+        calls: dict[str, Callable[[], Any]] = {
+            "upsert": lambda: view.upsert(keys, vectors),
+            "load": lambda: self.docs.load(vectors, keys, tenants=[[name, to]] * len(keys)),
+            "delete": lambda: view.delete(keys),
+            "grant": lambda: view.grant(keys, to=to if to != name else "new"),
+            "revoke": lambda: view.revoke(keys, from_=to if to != name else "new"),
+            "drop": lambda: self.docs.drop_tenant(name),
+            "compact": self.docs.compact,
+        }
+        left = Path(tempfile.mkdtemp())
+        caller, finish = threading.get_ident(), Edit.finish
+
+        def dying(edit: Edit) -> None:
+            finish(edit)
+            if threading.get_ident() == caller:  # no commit of another thread comes between
+                shutil.copytree(self.folder, left, copy_function=copied, dirs_exist_ok=True)
+                raise Dead
+
+        with self.patch.context() as patch:
+            patch.setattr(Edit, "finish", dying)
+            try:
+                calls[verb]()
+            except Dead:
+                pass
+            except vecstore.VecstoreError:  # refused, or there was nothing to commit
+                shutil.rmtree(left)
+                return
+            else:
+                shutil.rmtree(left)
+                return
+        assert self.store is not None
+        self.store.close()
+        shutil.rmtree(self.folder)
+        self.folder = left
+        self.store = vecstore.open(left)
+        self.docs = self.store.collection("docs")
+        for own in NAMES:
+            asked = self.named(list(range(131)))
+            found = self.docs.tenant(own).get(asked)
+            known = {hit.id: hit.tenant for hit in found if hit is not None}
+            seen = self.model.seen.get(own, {})
+            assert known == {key: row.owner for key, row in seen.items() if key in asked}
 
     @precondition(lambda self: self.store is not None)
     @invariant()

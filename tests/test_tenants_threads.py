@@ -96,3 +96,47 @@ def test_no_later_call_finds_a_revoked_row(
                     assert a.delete(where={"n": i}) == 1
                 gone.add(i)
         assert b.count(where={"of": "a"}) == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_name_given_anew_beside_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """Every answer is of one of those who had the name, and none of one who had been dropped."""
+    small_shapes(monkeypatch)
+    n = SHAPES[shape]
+    with sound_store(tmp_path / "store") as store, vecstore.open(store.path, mode="r") as second:
+        docs = store.collection("docs", dim=DIM, tenants=True)
+        b = docs.tenant("b")
+        b.upsert(range(900, 905), normal(5, DIM, seed=1), [{"turn": -1}] * 5)
+        dropped = [-1]
+        views = [docs.tenant("a"), second.collection("docs").tenant("a"), docs.tenant("a", "b")]
+        turns = iter(range(10**9))
+
+        def read() -> None:
+            turn = next(turns)
+            view = views[turn % 3]
+            last = dropped[0]
+            if turn % 2:
+                hits = view.query(ORIGIN, 999, recall=1.0)
+            else:
+                hits = [hit for hit in view.get(range(n)) if hit is not None]
+            found = {hit.metadata["turn"] for hit in hits if hit.tenant == "a"}
+            assert len(found) <= 1
+            assert all(one > last for one in found)
+            assert {hit.id for hit in hits if hit.tenant == "a"} <= {*range(n)}
+            assert last < 0 or view.count(where={"turn": last}) == 0
+            assert {hit.tenant for hit in b.query(ORIGIN, 999)} <= {"a", "b"}
+
+        with beside(read):
+            for turn in range(6):
+                vectors = normal(n, DIM, seed=turn)
+                docs.tenant("a").upsert(range(n), vectors, [{"turn": turn}] * n)
+                docs.tenant("a").grant(range(3), to="b")
+                b.grant([900], to="a")
+                if shape != "fresh":
+                    flush(docs)
+                docs.drop_tenant("a")
+                dropped[0] = turn
+                assert shown_ids(b) == [*range(900, 905)]
+        assert shown_ids(docs.tenant("a")) == []

@@ -28,7 +28,7 @@ from vecstore.disk_errors import disk_errors, explain
 from vecstore.errors import CorruptionError, InvalidArgumentError, VecstoreError
 from vecstore.extents import extent_path
 from vecstore.layout import ExtentRecord
-from vecstore.lookups import extent_records, read_catalogue
+from vecstore.lookups import build_pieces, extent_records, read_catalogue
 from vecstore.storage import Environment
 from vecstore.transaction import Transaction
 
@@ -152,11 +152,12 @@ def _named_extents(facts: Path) -> dict[int, ExtentRecord]:
         copied.begin() as transaction,
     ):
         wrapped = Transaction(transaction, facts.parent)
-        return {
-            number: record
-            for collection in read_catalogue(wrapped).values()
-            for number, record in extent_records(wrapped, collection.number).items()
-        }
+        named: dict[int, ExtentRecord] = {}
+        for collection in read_catalogue(wrapped).values():
+            named |= extent_records(wrapped, collection.number)
+            pieces = build_pieces(wrapped, collection.number)
+            named |= {one.number: one.extent for one in pieces}
+        return named
 
 
 def _copy_extent(source: Path, folder: Path, number: int, record: ExtentRecord) -> Iterator[int]:

@@ -3,32 +3,32 @@
 One pipeline serves the first bulk load, a later one, a flush of the row log and a retraining,
 for one tenant or many: rows that are stored already keep their numbers, new rows get theirs in
 the order of tenants and postings, so that rows that are reranked together share pages.  Input is
-read in blocks; beside it, a build holds some 150 bytes per row and one cell's rows.
+read in blocks; beside it, a build holds some 60 bytes per row and, for each thread, a cell's rows.
 
 Nothing here touches LMDB.  `Built` lists extents that are whole and synced; the caller
-publishes them in one transaction, or `Built.abandon` removes them.
+publishes them in one transaction, or `Built.abandon` removes them.  Of a long build they are kept
+as they are finished, and taken up again by the next one that would write the same.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.attributes import write_attributes
+from vecstore.built import Built, Fresh, Kept, digest_of
 from vecstore.clustering import Progress
 from vecstore.codecs import Codec, Model, train_model
 from vecstore.config import CHUNK_ROWS
 from vecstore.directory import Leaves, write_directories
 from vecstore.division import Assignment, draw
 from vecstore.extent_set import Identity
-from vecstore.extents import Extent, extent_path
 from vecstore.layout import ExtentRecord, Section, align
 from vecstore.postings import Postings, group, write_postings
 from vecstore.rawrows import extent_rows, write_rows
@@ -42,41 +42,7 @@ U32 = NDArray[np.uint32]
 U8 = NDArray[np.uint8]
 CODEBOOK_ROWS = 65_536
 """Rows that codebooks are trained on."""
-
-
-@dataclass
-class Built:
-    """Extents written and not yet published, and what to publish with them.
-
-    Attributes
-    ----------
-    extents : dict
-        Records by extent number.
-    numbers : uint32 (new rows,)
-        Row number of each new row, in input order.
-    directory : int
-        Extent of new directories; 0 when there are none.
-    process : int
-        The one that wrote them.
-    """
-
-    identity: Identity
-    extents: dict[int, ExtentRecord] = field(default_factory=dict)
-    numbers: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
-    directory: int = 0
-    process: int = field(default_factory=os.getpid)
-
-    def open(self, number: int) -> Extent:
-        """Map an extent that was just written."""
-        return Extent(self.identity.folder, number, self.extents[number], self.identity.name)
-
-    def abandon(self, keep: Callable[[int], bool] = lambda number: False) -> None:
-        """Remove the files, but those that `keep` names; a forked child has none."""
-        if os.getpid() != self.process:
-            return
-        for number in self.extents:
-            if not keep(number):
-                extent_path(self.identity.folder, number).unlink(missing_ok=True)
+_NO_NUMBERS: U32 = np.zeros(0, np.uint32)
 
 
 class Builder:
@@ -93,6 +59,8 @@ class Builder:
         From `clustering.worker_pool`.
     progress : callable
         `progress(stage, rows done, rows in all)`; what it raises ends the build.
+    kept : Kept, optional
+        Extents need not be written that are found here.
     """
 
     def __init__(
@@ -102,7 +70,9 @@ class Builder:
         next_extent: Callable[[], int],
         pool: ThreadPoolExecutor,
         progress: Progress,
+        kept: Kept | None = None,
     ) -> None:
+        self._kept = kept or Fresh()
         self._identity = identity
         self._record = identity.record
         self._next_extent = next_extent
@@ -148,22 +118,12 @@ class Builder:
             built.numbers[order] = np.arange(
                 first_row, first_row + rows.fresh_count, dtype=np.uint32
             )
-            in_order = (
-                ids[order] if isinstance(ids, np.ndarray) else [ids[i] for i in order.tolist()]
-            )
-
-            def take(start: int, end: int) -> U8:
-                return rows.form.encode(rows.take_raw(order[start:end] + rows.stored))
-
-            inserted = (first_row + order).astype(np.uint32)
-            in_tenants = owners[order] if self._record.tenants else None
-            self._write_raw(
-                built, first_row, rows.fresh_count, take, in_order, inserted, in_tenants
-            )
-            numbers = np.concatenate([stored_numbers, built.numbers])
-            addresses = np.concatenate(
-                [rows.stored_addresses, self._new_addresses(built, first_row)]
-            )
+            self._write_new(built, rows, order, first_row, owners, ids)
+            del order
+            numbers, addresses = built.numbers, self._new_addresses(built)
+            if rows.stored:
+                numbers = np.concatenate([stored_numbers, numbers])
+                addresses = np.concatenate([rows.stored_addresses, addresses])
             self._put_postings(built, model, assignments, first_postings, numbers, addresses)
             self._put_directories(built, model, assignments)
         return built
@@ -209,14 +169,32 @@ class Builder:
             owners = np.zeros(total, np.uint32)
             owners[place] = snapshot.log.owners[:count]
 
-        def take(start: int, end: int) -> U8:
+        def take(first_place: int, start: int, end: int) -> U8:
+            start, end = first_place + start, first_place + end
             block = np.zeros((end - start, self._identity.row_bytes), np.uint8)
             inside = (place >= start) & (place < end)
             block[place[inside] - start] = snapshot.log_vectors[:count][inside]
             return block
 
         with self._building() as built:
-            self._write_raw(built, first, total, take, ids, None, owners)
+            step = extent_rows(self._identity.row_bytes, total)
+            for start in range(0, total, step):
+                end = min(total, start + step)
+                self.progress("rows", start, total)
+                number = self._next_extent()
+                built.extents[number] = write_rows(
+                    self._identity.folder,
+                    number,
+                    self._record.number,
+                    first + start,
+                    end - start,
+                    self._record.dim,
+                    self._identity.form.number,
+                    partial(take, start),
+                    ids[start:end],
+                    None,
+                    None if owners is None else owners[start:end],
+                )
         return built
 
     @contextmanager
@@ -226,7 +204,7 @@ class Builder:
         try:
             yield built
         except BaseException:
-            built.abandon()
+            built.abandon(self._kept.owns)
             raise
 
     def _train_model(self, rows: Rows, assignments: Sequence[Assignment]) -> Model:
@@ -249,15 +227,15 @@ class Builder:
         owners: U32,
         assignments: Sequence[Assignment],
         first_postings: I64,
-    ) -> I64:
+    ) -> U32:
         """New rows by the first posting that they have with their owner."""
-        home = np.empty(rows.fresh_count, np.int64)
+        home = np.empty(rows.fresh_count, np.uint32)
         for one, base in zip(assignments, first_postings, strict=False):
             new = one.places >= rows.stored
             places = one.places[new] - rows.stored
             own = owners[places] == one.leaves.tenant
             home[places[own]] = base + one.homes[new, 0][own]
-        return np.argsort(home, kind="stable")
+        return np.argsort(home, kind="stable").astype(np.uint32)
 
     def _put_postings(
         self,
@@ -268,8 +246,6 @@ class Builder:
         numbers: U32,
         addresses: I64,
     ) -> None:
-        total = sum(len(one.places) for one in assignments)
-        self.progress("postings", 0, total)
         count = int(first_postings[-1])
         counts = np.diff(first_postings)
         tenants = np.repeat([one.leaves.tenant for one in assignments], counts)
@@ -280,36 +256,47 @@ class Builder:
             no_centroid if one.leaves.listed else one.leaves.centroids for one in assignments
         ]
         first = np.zeros(count + 1, np.int64)
-        members, end = [np.zeros(0, np.int64)], 0
+        members, end = [], 0
         for one, base in zip(assignments, first_postings.tolist(), strict=False):
-            entries = np.arange(len(one.places), dtype=np.uint32)
-            own_first, own = group(one.homes, entries, len(one.leaves.numbers))
+            own_first, own = group(one.homes, len(one.leaves.numbers))
             first[base + 1 : base + len(own_first)] = end + own_first[1:]
-            members.append(one.places[own])
+            members.append(one.places[own].astype(np.uint32, copy=False))
             end += len(own)
-        places = np.concatenate(members)
-        number = self._next_extent()
-        built.extents[number] = write_postings(
-            self._identity.folder,
-            number,
-            self._record.number,
-            model,
-            self._identity.form.number,
-            Postings(
-                tenants.astype(np.uint32),
-                np.concatenate([one.leaves.numbers for one in assignments]),
-                np.ascontiguousarray(
-                    centroids[0] if len(centroids) == 1 else np.concatenate(centroids)
-                ),
-                centres.astype(np.int64),
-                listed,
-                first,
-                numbers[places],
-                addresses[places],
+        postings = Postings(
+            tenants.astype(np.uint32),
+            np.concatenate([_NO_NUMBERS, *(one.leaves.numbers for one in assignments)]),
+            np.ascontiguousarray(
+                centroids[0] if len(centroids) == 1 else np.concatenate(centroids)
             ),
-            self._pool,
+            centres.astype(np.int64),
+            listed,
+            first,
+            members[0] if len(members) == 1 else np.concatenate([_NO_NUMBERS, *members]),
+            numbers,
+            addresses,
         )
-        self.progress("postings", total, total)
+        del members
+
+        def digest() -> bytes:
+            learned = (model.centre, model.signs, model.codebook, model.matrix)
+            return digest_of(
+                *learned, postings.numbers, postings.first, postings.places, postings.rows
+            )
+
+        def write(number: int) -> ExtentRecord:
+            return write_postings(
+                self._identity.folder,
+                number,
+                self._record.number,
+                model,
+                self._identity.form.number,
+                postings,
+                self._pool,
+                lambda done: self.progress("postings", done, end),
+            )
+
+        self._write_once(built, "postings", 0, digest, write)
+        self.progress("postings", end, end)
 
     def _put_directories(
         self, built: Built, model: Model, assignments: Sequence[Assignment]
@@ -330,7 +317,7 @@ class Builder:
             self._record.seed,
         )
 
-    def _new_addresses(self, built: Built, first_row: int) -> I64:
+    def _new_addresses(self, built: Built) -> I64:
         """Addresses of the new rows in their just written extents, in input order."""
         addresses = np.empty(len(built.numbers), np.int64)
         self._maps = [built.open(number) for number in built.extents]
@@ -342,39 +329,61 @@ class Builder:
             addresses[inside] = extent.address(Section.ROWS) + place * self._identity.row_bytes
         return addresses
 
-    def _write_raw(
+    def _write_new(
         self,
         built: Built,
+        rows: Rows,
+        order: U32,
         first_row: int,
-        count: int,
-        take: Callable[[int, int], U8],
-        ids: Any,
-        inserted: U32 | None,
-        owners: U32 | None,
+        owners: U32,
+        ids: Sequence[Any] | I64,
     ) -> None:
-        """Write raw rows, in as many extents as their size asks for."""
+        """Write new rows in a given order, in as many extents as their size asks for."""
+        count = rows.fresh_count
         step = extent_rows(self._identity.row_bytes, count)
         for start in range(0, count, step):
-            end = min(count, start + step)
-            number = self._next_extent()
+            own = order[start : start + step]
 
-            def part(begin: int, stop: int, start: int = start) -> U8:
+            def take(begin: int, end: int, own: U32 = own, start: int = start) -> U8:
                 self.progress("rows", start + begin, count)
-                return take(start + begin, start + stop)
+                return rows.form.encode(rows.take_raw(rows.stored + own[begin:end]))
 
-            built.extents[number] = write_rows(
-                self._identity.folder,
-                number,
-                self._record.number,
-                first_row + start,
-                end - start,
-                self._record.dim,
-                self._identity.form.number,
-                part,
-                ids[start:end],
-                None if inserted is None else inserted[start:end],
-                None if owners is None else owners[start:end],
-            )
+            def write(number: int, own: U32 = own, start: int = start) -> ExtentRecord:
+                return write_rows(
+                    self._identity.folder,
+                    number,
+                    self._record.number,
+                    first_row + start,
+                    len(own),
+                    self._record.dim,
+                    self._identity.form.number,
+                    take,
+                    ids[own] if isinstance(ids, np.ndarray) else [ids[i] for i in own.tolist()],
+                    np.uint32(first_row) + own,
+                    owners[own] if self._record.tenants else None,
+                )
+
+            digest = partial(digest_of, np.array([first_row + start]), own)
+            self._write_once(built, "rows", start, digest, write)
+
+    def _write_once(
+        self,
+        built: Built,
+        stage: str,
+        first: int,
+        digest: Callable[[], bytes],
+        write: Callable[[int], ExtentRecord],
+    ) -> None:
+        """Write an extent, unless an earlier build has written the same and kept it."""
+        made_of = digest() if self._kept.keeps else b""
+        known = self._kept.extent(stage, first, made_of)
+        if known is not None:
+            number, record = known
+        else:
+            number = self._next_extent()
+            record = write(number)
+            self._kept.add_extent(stage, first, made_of, number, record)
+        built.extents[number] = record
 
 
 def next_chunk(row: int) -> int:

@@ -15,28 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.attributes import Attributes
 from vecstore.check_tenants import check_tenants
 from vecstore.codecs import Codec, find_codec
-from vecstore.directory import Directories
 from vecstore.errors import CorruptionError, VecstoreError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent, extent_path
-from vecstore.layout import (
-    TENANT_NONE,
-    ExtentKind,
-    ExtentRecord,
-    Kind,
-    Section,
-    TenantRecord,
+from vecstore.layout import TENANT_NONE, ExtentRecord, Kind, TenantRecord
+from vecstore.lookups import (
+    build_pieces,
+    dropped_tenants,
+    extent_records,
+    read_catalogue,
+    read_state,
 )
-from vecstore.lookups import extent_records, read_catalogue, read_state
-from vecstore.postings import PostingRuns
-from vecstore.rawrows import page_sums
 from vecstore.receipts import wrong_receipts
 from vecstore.results import Violation
 from vecstore.rowlog import read_log
 from vecstore.snapshot import Snapshot, take_snapshot
+from vecstore.soundness import flaws
 from vecstore.storage import Environment
 from vecstore.transaction import Transaction, describe
 
@@ -114,10 +110,21 @@ def broken_extents(
     transaction: Transaction, identity: Identity, named: dict[int, int]
 ) -> list[Broken]:
     """Look at every checksum of a collection's extents; `named` gets the bytes of each."""
-    collection = identity.record.number
-    codec = find_codec(read_state(transaction, collection).codec, identity.record.dim)
+    return _broken(
+        transaction, identity, extent_records(transaction, identity.record.number), named
+    )
+
+
+def _broken(
+    transaction: Transaction,
+    identity: Identity,
+    records: dict[int, ExtentRecord],
+    named: dict[int, int],
+) -> list[Broken]:
+    """Those of some extents that are broken."""
+    codec = find_codec(read_state(transaction, identity.record.number).codec, identity.record.dim)
     found = []
-    for number, record in extent_records(transaction, collection).items():
+    for number, record in records.items():
         named[number] = record.bytes
         violations = list(_check_extent(identity, codec, number, record))
         if violations:
@@ -130,14 +137,23 @@ def _check_extent(
 ) -> Iterator[Violation]:
     """An extent is there, with its length, and every checksum in it holds."""
     try:
-        yield from _check_sums(
-            identity, codec, Extent(identity.folder, number, record, identity.name)
-        )
+        where = f"{identity.name}: extent {number}"
+        extent = Extent(identity.folder, number, record, identity.name)
+        for flaw in flaws(identity, codec, extent):
+            yield Violation("checksums", where, flaw)
     except FileNotFoundError:
         path = extent_path(identity.folder, number)
         yield Violation("extents-present", f"{identity.name}: {path}", "the file is missing")
     except CorruptionError as error:
         yield Violation("checksums", f"{identity.name}: extent {number}", str(error))
+
+
+def broken_pieces(
+    transaction: Transaction, identity: Identity, named: dict[int, int]
+) -> list[Broken]:
+    """Look at every checksum of what a build that is not done has kept; as `broken_extents`."""
+    pieces = build_pieces(transaction, identity.record.number)
+    return _broken(transaction, identity, {one.number: one.extent for one in pieces}, named)
 
 
 def check_collection(
@@ -148,6 +164,7 @@ def check_collection(
     if damaged:
         return damaged
     broken = broken_extents(transaction, identity, named)
+    broken += broken_pieces(transaction, identity, named)
     if broken:
         return [violation for one in broken for violation in one.violations]
     try:
@@ -167,48 +184,26 @@ def damaged_entries(transaction: Transaction, collection: int, where: str) -> li
 
 def check_rows(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
     """Ids, rows, grants, counts, metadata, documents and the row log agree."""
-    yield from _check_ids(transaction, snapshot)
-    yield from _check_facts(transaction, snapshot)
+    dropped = dropped_tenants(transaction, snapshot.identity.record.number)
+    left: set[int] = set()
+    yield from _check_ids(transaction, snapshot, dropped, left)
+    yield from _check_facts(transaction, snapshot, left)
 
 
-def _check_sums(identity: Identity, codec: Codec, extent: Extent) -> Iterator[Violation]:
-    """Every checksum holds (invariant 2)."""
-    where = f"{identity.name}: extent {extent.number}"
-    for section in Section:
-        if extent.has(section) and section not in layout.BULK_SECTIONS:
-            extent.array(section, np.uint8)
-    if extent.kind == ExtentKind.RAW:
-        for page in damaged_pages(extent):
-            yield Violation("checksums", where, f"page {page} of raw rows")
-    if extent.kind == ExtentKind.DIRECTORY:
-        directories = Directories(extent, codec, identity.record.metric)
-        for tenant in directories.tenants.tolist():
-            directories.find(tenant)
-    if extent.kind == ExtentKind.POSTINGS:
-        runs = PostingRuns(extent, codec.run_block_bytes(identity.record.dim))
-        for run in range(len(runs.runs)):
-            if not runs.intact(run):
-                yield Violation("checksums", where, str(runs.damage(run)))
-    if extent.kind == ExtentKind.ATTRIBUTES:
-        index = Attributes(extent)
-        for tenant in index.tenants.tolist():
-            if not index.intact(tenant):
-                yield Violation(
-                    "checksums", where, f"the metadata index of tenant {tenant} is damaged"
-                )
+def _check_ids(
+    transaction: Transaction, snapshot: Snapshot, dropped: frozenset[int], left: set[int]
+) -> Iterator[Violation]:
+    """Id -> row and row -> id agree, and so do grants and counts (invariants 2 and 5).
 
-
-def damaged_pages(extent: Extent) -> Iterator[int]:
-    """Pages of raw rows that do not match their checksums."""
-    rows = extent.array(Section.ROWS, np.uint8).data
-    sums = extent.array(Section.ROW_SUMS, np.uint64).tolist()
-    for page, found in enumerate(page_sums(rows)):
-        if page >= len(sums) or found != sums[page]:
-            yield page
-
-
-def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Id -> row and row -> id agree, and so do grants and counts (invariants 2 and 5)."""
+    Parameters
+    ----------
+    transaction : Transaction
+    snapshot : Snapshot
+    dropped : frozenset of int
+        Tenants that were dropped and left entries.
+    left : set of int
+        Gets their rows.
+    """
     identity = snapshot.identity
     collection = identity.record.number
     where = identity.name
@@ -219,6 +214,12 @@ def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violati
     for key, value in transaction.scan(layout.key(collection, Kind.ID)):
         tenant = int(layout.U32.unpack_from(key, start - 4)[0])
         row, owner = layout.unpack_id(value, tenant)
+        if tenant in dropped:
+            if owner == tenant:
+                left.add(row)
+                if snapshot.is_live(row):
+                    yield Violation("tenants-dropped", where, f"row {row} of tenant {tenant} lives")
+            continue
         public = layout.decode_id(key[start:], is_int)
         if not snapshot.is_live(row):
             yield Violation("ids-rows-agree", where, f"id {public!r} points to dead row {row}")
@@ -247,12 +248,13 @@ def _check_ids(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violati
             where,
             f"{len(owned)} ids, but {snapshot.state.live_rows} live rows counted",
         )
-    yield from _check_grants(transaction, snapshot, owned, granted)
+    yield from _check_grants(transaction, snapshot, dropped, owned, granted)
 
 
 def _check_grants(
     transaction: Transaction,
     snapshot: Snapshot,
+    dropped: frozenset[int],
     owned: dict[int, int],
     granted: list[tuple[int, int, int]],
 ) -> Iterator[Violation]:
@@ -265,7 +267,9 @@ def _check_grants(
     shared = 0
     for key, value in transaction.scan(layout.key(collection, Kind.GRANTEES)):
         row = int(layout.U32.unpack(key[-4:])[0])
-        listed |= {(row, tenant) for tenant in layout.unpack_numbers(value)}
+        listed |= {
+            (row, tenant) for tenant in layout.unpack_numbers(value) if tenant not in dropped
+        }
         shared += 1
     seen = {(row, tenant) for row, _, tenant in granted}
     for row, tenant in sorted(listed ^ seen):
@@ -278,7 +282,11 @@ def _check_grants(
     for kind in (Kind.PENDING, Kind.REVOKED):
         prefix = layout.key(collection, kind)
         keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
-        noted[kind] = {(int(row), int(own)) for own, row in map(layout.unpack_numbers, keys)}
+        noted[kind] = {
+            (int(row), int(own))
+            for own, row in map(layout.unpack_numbers, keys)
+            if kind == Kind.PENDING or own not in dropped
+        }
         for row, tenant in sorted(
             noted[kind] - seen if kind == Kind.PENDING else noted[kind] & seen
         ):
@@ -291,6 +299,8 @@ def _check_grants(
     for key, value in transaction.scan(layout.key(collection, Kind.TENANT)):
         tenant = int(layout.U32.unpack(key[-4:])[0])
         record = layout.unpack(value, type=TenantRecord)
+        if tenant in dropped:
+            yield Violation("tenants-dropped", where, f"tenant {tenant} was dropped and is there")
         pending += record.pending
         counted = (record.rows, record.granted, record.pending, record.revoked)
         notes = [counts.pop(tenant, 0) for counts in note_counts]
@@ -307,8 +317,13 @@ def _check_grants(
         )
 
 
-def _check_facts(transaction: Transaction, snapshot: Snapshot) -> Iterator[Violation]:
-    """Metadata and documents stand under live rows and are counted (invariant 2)."""
+def _check_facts(
+    transaction: Transaction, snapshot: Snapshot, left: set[int]
+) -> Iterator[Violation]:
+    """Metadata and documents stand under live rows and are counted (invariant 2).
+
+    Rows that dropped tenants `left` may have some still.
+    """
     identity = snapshot.identity
     collection = identity.record.number
     for kind, counted in (
@@ -320,7 +335,7 @@ def _check_facts(transaction: Transaction, snapshot: Snapshot) -> Iterator[Viola
         for key, _ in transaction.scan(prefix):
             count += 1
             row = int(layout.U32.unpack(key[len(prefix) :])[0])
-            if not snapshot.is_live(row):
+            if not snapshot.is_live(row) and row not in left:
                 yield Violation("facts-live", identity.name, f"{kind.name} of dead row {row}")
         if count != counted:
             yield Violation(

@@ -14,18 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import COPIES, POSTING_ROWS, POSTING_ROWS_MAX, SOAR_LAMBDA
 from vecstore.kernels.closure import choose_copies
+from vecstore.stages import Keeper, Piece, work_through
 from vecstore.yielding import begin, is_beside
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
 Progress = Callable[[str, int, int], None]
+_NO_INTS: I32 = np.empty(0, np.int32)
+_NO_FLOATS: F32 = np.empty((0, 0), np.float32)
 
 CELL_LEAVES = 128
 """Leaves per cell of the upper level."""
@@ -61,7 +64,7 @@ class Source(Protocol):
     n: int
     dim: int
 
-    def take(self, indices: I64) -> F32:
+    def take(self, indices: I64 | U32) -> F32:
         """Copy the given rows, float32 (len(indices), dim)."""
 
 
@@ -76,7 +79,7 @@ class Tree:
         Leaves of cell c are first_leaf[c] to first_leaf[c + 1] - 1.
     leaves : float32 (leaves, dim)
         Means of their rows.
-    order : int64 (rows,)
+    order : uint32 (rows,)
         Rows sorted by cell.
     cell_first : int64 (cells + 1,)
         Rows of cell c are order[cell_first[c]:cell_first[c + 1]].
@@ -85,7 +88,7 @@ class Tree:
     cells: F32
     first_leaf: I64
     leaves: F32
-    order: I64
+    order: U32
     cell_first: I64
 
 
@@ -101,6 +104,8 @@ def kmeans(x: F32, k: int, seed: int, points: int) -> F32:
     k = min(k, len(x))
     if k == 1:
         return np.asarray(x.mean(axis=0, keepdims=True), dtype=np.float32)
+    import faiss  # a store that is only read needs none of it
+
     model = faiss.Kmeans(
         x.shape[1],
         k,
@@ -115,6 +120,8 @@ def kmeans(x: F32, k: int, seed: int, points: int) -> F32:
 
 def nearest(x: F32, centroids: F32, k: int = 1) -> tuple[F32, I64]:
     """Squared distances and ordinals of the k nearest centroids of each row."""
+    import faiss
+
     distances, ordinals = faiss.knn(x, centroids, min(k, len(centroids)))
     np.maximum(ordinals[:, 0], 0, out=ordinals[:, 0])  # faiss gives -1 where a distance overflows
     return distances, ordinals
@@ -205,6 +212,8 @@ def worker_pool(workers: int) -> ThreadPoolExecutor:
     """Threads that each run faiss on one core: cells are independent, barriers cost more."""
     beside = is_beside()
 
+    import faiss
+
     def prepare() -> None:
         faiss.omp_set_num_threads(1)
         if beside:
@@ -213,60 +222,89 @@ def worker_pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "vecstore-build", prepare)
 
 
-def assign_cells(source: Source, cells: F32, pool: Pool, progress: Progress) -> tuple[I64, I64]:
+def assign_cells(
+    source: Source, cells: F32, pool: Pool, progress: Progress, keeper: Keeper | None = None
+) -> tuple[U32, I64]:
     """Sort rows by their nearest cell.
 
     Returns
     -------
-    order : int64 (rows,)
+    order : uint32 (rows,)
     cell_first : int64 (cells + 1,)
         Rows of cell c are order[cell_first[c]:cell_first[c + 1]].
     """
     home = np.empty(source.n, np.int32)
+    spans = list(blocks(source.n, source.dim))
 
-    def part(span: tuple[int, int]) -> int:
-        start, end = span
+    def part(job: int) -> None:
+        start, end = spans[job]
         home[start:end] = nearest(source.take(np.arange(start, end)), cells)[1][:, 0]
-        return end
 
-    for end in pool.map(part, blocks(source.n, source.dim)):
-        progress("cells", end, source.n)
+    def collect(first: int, end: int) -> Piece:
+        return home[spans[first][0] : spans[end - 1][1]], _NO_FLOATS
+
+    def restore(first: int, end: int, piece: Piece) -> None:
+        home[spans[first][0] : spans[end - 1][1]] = piece[0]
+
+    ends = np.array([end for _, end in spans])
+    work_through("cells", ends, part, collect, restore, pool, progress, keeper)
     cell_first = np.zeros(len(cells) + 1, np.int64)
     cell_first[1:] = np.cumsum(np.bincount(home, minlength=len(cells)))
-    return np.argsort(home, kind="stable"), cell_first
+    return np.argsort(home, kind="stable").astype(np.uint32), cell_first
 
 
-def train_tree(source: Source, seed: int, pool: Pool, progress: Progress) -> Tree:
-    """Cluster all rows of a source into cells and leaves."""
+def _train_cells(source: Source, seed: int, keeper: Keeper | None) -> F32:
+    """Centroids of the upper level, by a sample of the rows."""
+    known = None if keeper is None else keeper.find("sample", 0)
+    if known is not None:
+        return known[1]
     rng = np.random.default_rng(seed)
     cell_count = max(1, round(source.n / (POSTING_ROWS * CELL_LEAVES)))
     sample = min(source.n, cell_count * TRAIN_ROWS_PER_CELL)
     picks = np.sort(rng.choice(source.n, sample, replace=False)).astype(np.int64)
     cells = kmeans(source.take(picks), cell_count, seed, TRAIN_ROWS_PER_CELL)
-    order, cell_first = assign_cells(source, cells, pool, progress)
-    sample_max = max(BLOCK_BYTES // (4 * source.dim), 64 * POSTING_ROWS)
+    if keeper is not None:
+        keeper.keep("sample", 0, (_NO_INTS, cells))
+    return cells
 
-    def leaves_of(cell: int) -> F32:
+
+def train_tree(
+    source: Source, seed: int, pool: Pool, progress: Progress, keeper: Keeper | None = None
+) -> Tree:
+    """Cluster all rows of a source into cells and leaves."""
+    cells = _train_cells(source, seed, keeper)
+    order, cell_first = assign_cells(source, cells, pool, progress, keeper)
+    sample_max = max(BLOCK_BYTES // (4 * source.dim), 64 * POSTING_ROWS)
+    leaves = [np.empty((0, source.dim), np.float32)] * len(cells)
+
+    def train(cell: int) -> None:
         members = order[cell_first[cell] : cell_first[cell + 1]]
         if not len(members):
-            return np.empty((0, source.dim), np.float32)
+            return
         share = min(1.0, sample_max / len(members))
         if share < 1.0:
             cell_rng = np.random.default_rng([seed, cell])
             members = np.sort(cell_rng.choice(members, sample_max, replace=False))
         limit, rows = max(2, int(LEAF_ROWS_MAX * share)), max(1, int(POSTING_ROWS * share))
-        return train_cell(source.take(members), seed, limit, rows)
+        leaves[cell] = train_cell(source.take(members), seed, limit, rows)
 
-    leaves = []
-    for cell, own in enumerate(pool.map(leaves_of, range(len(cells)))):
-        leaves.append(own)
-        progress("leaves", int(cell_first[cell + 1]), source.n)
+    def collect(first: int, end: int) -> Piece:
+        made = leaves[first:end]
+        return np.array([len(own) for own in made], np.int32), np.vstack(made)
+
+    def restore(first: int, end: int, piece: Piece) -> None:
+        counts, centroids = piece
+        leaves[first:end] = np.split(centroids, np.cumsum(counts)[:-1])
+
+    work_through("leaves", cell_first[1:], train, collect, restore, pool, progress, keeper)
     first_leaf = np.zeros(len(cells) + 1, np.int64)
     first_leaf[1:] = np.cumsum([len(own) for own in leaves])
     return Tree(cells, first_leaf, np.vstack(leaves), order, cell_first)
 
 
-def assign_homes(source: Source, tree: Tree, pool: Pool, progress: Progress) -> I32:
+def assign_homes(
+    source: Source, tree: Tree, pool: Pool, progress: Progress, keeper: Keeper | None = None
+) -> I32:
     """Choose the homes of every row, the nearest leaf first.
 
     Returns
@@ -275,12 +313,12 @@ def assign_homes(source: Source, tree: Tree, pool: Pool, progress: Progress) -> 
         Ordinals of leaves, -1 for none.
     """
     homes = np.full((source.n, COPIES), -1, np.int32)
-    near = nearest(tree.cells, tree.cells, len(tree.cells))[1]
     sizes = np.diff(tree.first_leaf)
 
-    def cell_homes(cell: int) -> None:
+    def choose(cell: int) -> None:
         members = tree.order[tree.cell_first[cell] : tree.cell_first[cell + 1]]
-        around = near[cell]
+        apart = tree.cells - tree.cells[cell]
+        around = np.argsort(np.einsum("ij,ij->i", apart, apart), kind="stable")
         around = around[: int(np.searchsorted(np.cumsum(sizes[around]), CANDIDATE_LEAVES)) + 1]
         leaves = np.concatenate(
             [np.arange(tree.first_leaf[c], tree.first_leaf[c + 1]) for c in around]
@@ -290,8 +328,16 @@ def assign_homes(source: Source, tree: Tree, pool: Pool, progress: Progress) -> 
             rows = members[start:end]
             homes[rows] = choose_homes(source.take(rows), centroids, leaves)
 
-    for cell, _ in enumerate(pool.map(cell_homes, range(len(tree.cells)))):
-        progress("homes", int(tree.cell_first[cell + 1]), source.n)
+    def members_of(first: int, end: int) -> U32:
+        return tree.order[tree.cell_first[first] : tree.cell_first[end]]
+
+    def collect(first: int, end: int) -> Piece:
+        return homes[members_of(first, end)], _NO_FLOATS
+
+    def restore(first: int, end: int, piece: Piece) -> None:
+        homes[members_of(first, end)] = piece[0].reshape(-1, COPIES)
+
+    work_through("homes", tree.cell_first[1:], choose, collect, restore, pool, progress, keeper)
     return homes
 
 

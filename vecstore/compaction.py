@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from vecstore import idle, layout
 from vecstore.attributes import Attributes
 from vecstore.balance import Entries, trim
-from vecstore.build import Built
+from vecstore.built import Built
 from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Model, train_model
 from vecstore.config import EXTENT_BYTES_MAX, EXTENT_BYTES_MIN

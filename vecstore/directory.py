@@ -90,7 +90,7 @@ def make_pages(centroids: F32, seed: int) -> tuple[F32, I64, U32]:
         return whole, np.array([0, n], np.int64), np.arange(n, dtype=np.uint32)
     supers = kmeans(centroids, round(2 * n / PAGE_CENTROIDS), seed, PAGE_CENTROIDS)
     homes = choose_homes(centroids, supers, np.arange(len(supers)))
-    first, ordinals = group(homes, np.arange(n, dtype=np.uint32), len(supers))
+    first, ordinals = group(homes, len(supers))
     return supers, first, ordinals
 
 

@@ -7,7 +7,7 @@ enters the division of another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -26,6 +26,7 @@ from vecstore.config import (
 from vecstore.directory import Leaves
 from vecstore.extent_set import Identity
 from vecstore.row_source import Part, Rows
+from vecstore.stages import Keeper, Piece
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -44,7 +45,7 @@ class Assignment:
     Attributes
     ----------
     leaves : Leaves
-    places : int64 (entries,)
+    places : uint32 or int64 (entries,)
         The tenant's rows, as places among the rows of the build.
     homes : int32 (entries, COPIES)
         Ordinals of postings, the nearest first, -1 for none.
@@ -57,7 +58,7 @@ class Assignment:
     """
 
     leaves: Leaves
-    places: I64
+    places: U32 | I64
     homes: I32
     trained: bool
     spread: float = 0.0
@@ -67,6 +68,10 @@ class Assignment:
     def needs_directory(self) -> bool:
         """Whether the postings are not those of the present directory."""
         return self.trained or self.new >= 0
+
+    def without_rows(self) -> Assignment:
+        """Let go of what is needed to write them, and not to publish them."""
+        return replace(self, places=self.places[:0].copy(), homes=self.homes[:0].copy())
 
     def numbered(self, first_posting: int) -> Assignment:
         """Number the postings from `first_posting` on."""
@@ -103,6 +108,8 @@ class Divider:
         From `clustering.worker_pool`.
     progress : callable
         `progress(stage, rows done, rows in all)`.
+    keeping : callable
+        `keeping(tenant, rows)` gives what keeps pieces of dividing so many rows of a tenant.
     """
 
     def __init__(
@@ -111,7 +118,9 @@ class Divider:
         rows: Rows,
         pool: ThreadPoolExecutor,
         progress: Progress,
+        keeping: Callable[[int, int], Keeper | None] = lambda tenant, rows: None,
     ) -> None:
+        self._keeping = keeping
         self._identity = identity
         self._seed = identity.record.seed
         self._rows = rows
@@ -119,7 +128,7 @@ class Divider:
         self._progress = progress
 
     def train_all(
-        self, tenants: Sequence[tuple[int, I64]], first_posting: int
+        self, tenants: Sequence[tuple[int, U32]], first_posting: int
     ) -> Iterator[Assignment]:
         """Divide tenants, each given by its number and places of its rows."""
         row_bytes = self._identity.row_bytes
@@ -144,7 +153,7 @@ class Divider:
             yield made.numbered(first_posting)
             first_posting += len(made.leaves.numbers)
 
-    def train(self, tenant: int, places: I64, pool: Pool) -> Assignment:
+    def train(self, tenant: int, places: U32, pool: Pool) -> Assignment:
         """Divide one tenant's rows; its postings are numbered from 0."""
         dim = self._identity.record.dim
         first = np.zeros(1, np.uint32)
@@ -160,9 +169,10 @@ class Divider:
             leaves = Leaves(tenant, first, centroid[None], centroid)
         else:
             progress = clustering.silent if isinstance(pool, Serial) else self._progress
+            keeper = None if isinstance(pool, Serial) else self._keeping(tenant, len(places))
             part = Part(self._rows, places)
-            tree = clustering.train_tree(part, self._seed, pool, progress)
-            homes = clustering.assign_homes(part, tree, pool, progress)
+            tree = clustering.train_tree(part, self._seed, pool, progress, keeper)
+            homes = clustering.assign_homes(part, tree, pool, progress, keeper)
             homes[:, copies_for(len(places)) :] = -1
             homes = clustering.limit_postings(homes, len(tree.leaves), POSTING_ROWS_MAX)
             numbers = np.arange(len(tree.leaves), dtype=np.uint32)
@@ -171,32 +181,34 @@ class Divider:
         spread = self._spread(leaves, places, homes)
         return Assignment(leaves, places, homes, True, spread)
 
-    def append(self, leaves: Leaves, places: I64, copies: int) -> Assignment:
+    def append(self, leaves: Leaves, places: U32, copies: int) -> Assignment:
         """Give rows homes, so many each, among the postings that their tenant has."""
         homes = np.full((len(places), COPIES), -1, np.int32)
         if len(leaves.numbers) == 1:
             homes[:, 0] = 0
         else:
+            keeper = self._keeping(leaves.tenant, len(places))
             part = Part(self._rows, places)
-            tree, ordinals = self._regroup(part, np.ascontiguousarray(leaves.centroids))
-            homes = clustering.assign_homes(part, tree, self._pool, self._progress)
+            centroids = np.ascontiguousarray(leaves.centroids)
+            tree, ordinals = self._regroup(part, centroids, keeper)
+            homes = clustering.assign_homes(part, tree, self._pool, self._progress, keeper)
             homes = np.where(homes >= 0, ordinals[homes], -1).astype(np.int32)
             homes[:, copies:] = -1
         spread = 0.0 if leaves.listed else self._spread(leaves, places, homes)
         return Assignment(leaves, places, homes, False, spread)
 
-    def _mean(self, places: I64) -> F32:
+    def _mean(self, places: U32) -> F32:
         x = self._rows.take(places)
         mean: F32 = x.mean(axis=0, dtype=np.float32)
         return mean
 
-    def _spread(self, leaves: Leaves, places: I64, homes: I32) -> float:
+    def _spread(self, leaves: Leaves, places: U32, homes: I32) -> float:
         """Mean squared distance of a sample of rows to the centroids of their first homes."""
         sample = draw(len(places), SPREAD_ROWS, self._seed)
         apart = self._rows.take(places[sample]) - leaves.centroids[homes[sample, 0]]
         return float(np.einsum("ij,ij->i", apart, apart).mean())
 
-    def _regroup(self, part: Part, centroids: F32) -> tuple[Tree, I64]:
+    def _regroup(self, part: Part, centroids: F32, keeper: Keeper | None) -> tuple[Tree, I64]:
         """Group present centroids into cells, so that homes are found cell by cell.
 
         Returns
@@ -205,17 +217,20 @@ class Divider:
         """
         count = max(1, round(len(centroids) / clustering.CELL_LEAVES))
 
-        def group() -> tuple[F32, I64]:
+        def group() -> Piece:
             points = clustering.TRAIN_ROWS_PER_CELL
             cells = clustering.kmeans(centroids, count, self._seed, points)
-            return cells, clustering.nearest(centroids, cells)[1][:, 0]
+            return clustering.nearest(centroids, cells)[1][:, 0].astype(np.int32), cells
 
+        known = None if keeper is None else keeper.find("groups", 0)
         # In a thread of the pool faiss keeps to one core: so little work only waits at barriers.
-        cells, leaf_cell = self._pool.submit(group).result()
+        leaf_cell, cells = known or self._pool.submit(group).result()
+        if keeper is not None and known is None:
+            keeper.keep("groups", 0, (leaf_cell, cells))
         ordinals = np.argsort(leaf_cell, kind="stable")
         first_leaf = np.zeros(len(cells) + 1, np.int64)
         first_leaf[1:] = np.cumsum(np.bincount(leaf_cell, minlength=len(cells)))
-        order, cell_first = clustering.assign_cells(part, cells, self._pool, self._progress)
+        order, cell_first = clustering.assign_cells(part, cells, self._pool, self._progress, keeper)
         leaves = np.ascontiguousarray(centroids[ordinals])
         return Tree(cells, first_leaf, leaves, order, cell_first), ordinals
 

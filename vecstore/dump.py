@@ -65,7 +65,7 @@ def dump(view: ReadVerbs, block_rows: int = 1_024) -> Iterator[Block]:
                 part = np.ascontiguousarray(rows[start : start + block_rows])
                 numbers = part.tolist()
                 yield Block(
-                    snapshot.id_list(numbers),
+                    snapshot.ids_of(part).tolist(),
                     reader.vectors_of(snapshot, part),
                     snapshot.metadata(transaction, numbers),
                     snapshot.documents(transaction, numbers),

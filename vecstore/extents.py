@@ -29,6 +29,7 @@ from vecstore.errors import CorruptionError
 from vecstore.layout import HEADER_DTYPE, PAGE, ExtentKind, Section
 
 _BUFFER_BYTES = 4 << 20
+"""A multiple of the largest page of any processor that matters (2 MB)."""
 _MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 """A map need not keep its file open; before Python 3.13 it does."""
 
@@ -77,9 +78,17 @@ class ExtentWriter:
             self._put(bytes(PAGE))
 
     def _put(self, data: Any) -> None:
+        """Append bytes; the file gets them in whole buffers from aligned places on.
+
+        The kernel then keeps them in large pages, which a map of the file shares.
+        """
+        view = memoryview(data)
         with disk_errors(self._path):
-            self._file.write(data)
-        self._offset += memoryview(data).nbytes
+            while view.nbytes:
+                part = view[: _BUFFER_BYTES - self._offset % _BUFFER_BYTES]
+                self._file.write(part)
+                self._offset += part.nbytes
+                view = view[part.nbytes :]
 
     def pad(self, to: int) -> None:
         """Write zeros up to the next multiple of `to` bytes from the start of the section."""

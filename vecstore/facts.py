@@ -3,13 +3,14 @@
 Invariants
 ----------
 * Id -> row is a bijection onto the live rows of a tenant.
-* Metadata and documents stand under live rows only.
+* Metadata and documents stand under live rows, and under those of tenants in `dropping`.
 * Whatever dies or changes is told to readers by one change record per transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -29,7 +30,14 @@ from vecstore.layout import (
     StoreRecord,
     TenantRecord,
 )
-from vecstore.lookups import ABSENT, find_tenant, read_state, read_tenant, refuse_dropped
+from vecstore.lookups import (
+    ABSENT,
+    dropped_tenants,
+    known_tenant,
+    read_state,
+    read_tenant,
+    refuse_dropped,
+)
 from vecstore.transaction import Transaction
 
 
@@ -42,6 +50,8 @@ class Edit:
         As it will be after the transaction.
     result : int
         What the verb returns that this is the transaction of.
+    report : callable
+        Told how many of how many ids of a tenant have been put.
     """
 
     def __init__(self, transaction: Transaction, identity: Identity) -> None:
@@ -52,6 +62,7 @@ class Edit:
         refuse_dropped(transaction, identity)
         self.state = read_state(transaction, self.collection)
         self.result = 0
+        self.report: Callable[[int, int], None] = lambda done, total: None
         self._dead: list[int] = []
         self._tenants: dict[int, TenantRecord] = {}
         self._created: dict[str, int] = {}
@@ -70,6 +81,11 @@ class Edit:
         key = layout.key_u32(self.collection, Kind.TENANT, tenant)
         return not self.has_tenants or self.transaction.get(key) is not None
 
+    @cached_property
+    def dropped(self) -> frozenset[int]:
+        """Numbers of tenants that were dropped before and left entries."""
+        return dropped_tenants(self.transaction, self.collection)
+
     def is_dead(self, row: int) -> bool:
         """Tell whether a row ended in an earlier transaction."""
         page, place = divmod(row, layout.DEAD_PAGE_ROWS)
@@ -78,7 +94,7 @@ class Edit:
 
     def tenant_number(self, name: str) -> int:
         """Number of a tenant; one that is not there yet is created."""
-        number = find_tenant(self.transaction, self.collection, name)
+        number = known_tenant(self.transaction, self.collection, name)
         if number is None:
             number = self._created.get(name)
         if number is None:
@@ -114,8 +130,11 @@ class Edit:
     def put_ids(self, tenant: int, ids: Ids, rows: NDArray[np.uint32]) -> None:
         """Point ids at rows of their own tenant; those that pointed elsewhere are redirected."""
         prefix = layout.id_prefix(self.collection, tenant)
+        done = 0
         for places, keys in ids.keys(prefix):
             self.transaction.put_rows(keys, rows[places])
+            done += len(keys)
+            self.report(done, len(ids))
         self.state.live_rows += len(ids)
         self.tenant(tenant).rows += len(ids)
 
@@ -150,19 +169,27 @@ class Edit:
 
     def kill(self, tenant: int, rows: Iterable[int]) -> None:
         """End rows of a tenant: they are found by no call that begins after the commit."""
-        rows = list(rows)
+        ended = list(rows)
+        self.end(ended)
+        self.tenant(tenant).rows -= len(ended)
+        for row in ended:
+            self.drop_facts(row)
+
+    def end(self, rows: Collection[int]) -> None:
+        """End rows, and leave their metadata and documents to be dropped."""
         self._dead += rows
         self.state.live_rows -= len(rows)
-        self.tenant(tenant).rows -= len(rows)
-        for row in rows if self.state.metadata_rows or self.state.document_rows else ():
-            if self.state.metadata_rows and self.transaction.delete(
-                layout.key_u32(self.collection, Kind.METADATA, row)
-            ):
-                self.state.metadata_rows -= 1
-            if self.state.document_rows and self.transaction.delete(
-                layout.key_u32(self.collection, Kind.DOCUMENT, row)
-            ):
-                self.state.document_rows -= 1
+
+    def drop_facts(self, row: int) -> None:
+        """Drop metadata and document of a row that ended."""
+        if self.state.metadata_rows and self.transaction.delete(
+            layout.key_u32(self.collection, Kind.METADATA, row)
+        ):
+            self.state.metadata_rows -= 1
+        if self.state.document_rows and self.transaction.delete(
+            layout.key_u32(self.collection, Kind.DOCUMENT, row)
+        ):
+            self.state.document_rows -= 1
 
     def add_extents(self, records: dict[int, ExtentRecord]) -> None:
         """Name extents that are whole and synced."""
@@ -173,11 +200,9 @@ class Edit:
 
     def retire_extents(self, numbers: Iterable[int]) -> None:
         """Stop naming extents; their files go when no reader is older."""
-        stamp = layout.U64.pack(self.transaction.id())
         for number in numbers:
             self.transaction.delete(layout.key_u64(self.collection, Kind.EXTENT, number))
-            key = layout.key_u64(0, Kind.RETIRED, number)
-            self.transaction.put(key, stamp)
+            mark_retired(self.transaction, number)
             self._extents_changed = True
 
     def retire(self, extents: ExtentSet, *kinds: ExtentKind) -> None:
@@ -274,6 +299,12 @@ class Edit:
                 return
             self.transaction.delete(key)
             self.state.changes_trimmed = oldest
+
+
+def mark_retired(transaction: Transaction, number: int) -> None:
+    """Let an extent's file go when no reader is older than this transaction."""
+    key = layout.key_u64(0, Kind.RETIRED, number)
+    transaction.put(key, layout.U64.pack(transaction.id()))
 
 
 def read_store(transaction: Transaction) -> StoreRecord:

@@ -48,12 +48,14 @@ class Ids:
         """Places and keys, which begin with `prefix`, in the order of keys, some at a time."""
         from vecstore.layout import int_id_keys  # brings kernels, which a client does without
 
-        if isinstance(self.values, np.ndarray):
-            order = np.argsort(self.values, kind="stable")
-        else:
+        order = None  # as they stand, as those of most bulk loads do
+        if not isinstance(self.values, np.ndarray):
             order = np.array(sorted(range(len(self)), key=self.values.__getitem__), np.int64)
-        for start in range(0, len(order), _PIECE_IDS):
-            places = order[start : start + _PIECE_IDS]
+        elif not (self.values[1:] > self.values[:-1]).all():
+            order = np.argsort(self.values, kind="stable")
+        for start in range(0, len(self), _PIECE_IDS):
+            end = min(len(self), start + _PIECE_IDS)
+            places = np.arange(start, end) if order is None else order[start:end]
             if isinstance(self.values, np.ndarray):
                 yield places, int_id_keys(prefix, self.values[places])
             else:
@@ -79,8 +81,9 @@ def is_int(value: Any) -> bool:
 
 def _check_id(value: Any, place: int) -> int | str:
     if isinstance(value, str):
+        plain: str = str.__str__(value)  # what a subclass, such as an enum's member, holds
         try:
-            size = len(value.encode())
+            size = len(plain.encode())
         except UnicodeEncodeError:
             raise InvalidArgumentError(
                 f"Id number {place} ({value!r}) is not valid Unicode; ids are stored as UTF-8."
@@ -89,7 +92,7 @@ def _check_id(value: Any, place: int) -> int | str:
             raise InvalidArgumentError(
                 f"Id number {place} has {size} bytes; a str id has 1 to {ID_BYTES_MAX} in UTF-8."
             )
-        return str(value)
+        return plain
     if is_int(value):
         if not 0 <= int(value) <= INT_ID_MAX:
             raise InvalidArgumentError(
@@ -116,7 +119,7 @@ def parse_ids(ids: Any) -> Ids:
         wrong = np.flatnonzero((ids < 0) | (ids > INT_ID_MAX))
         if len(wrong):
             _check_id(ids[wrong[0]], int(wrong[0]))
-        return Ids(ids.astype(np.int64), False, True)
+        return Ids(ids.astype(np.int64, copy=False), False, True)
     if (
         ids is None
         or isinstance(ids, (bytes, bytearray, float, bool, dict))
@@ -132,7 +135,7 @@ def parse_ids(ids: Any) -> Ids:
         raise InvalidArgumentError("ids mixes str and int; a collection has one kind of id.")
     if kinds == {int} or not values:
         return Ids(np.array(values, np.int64), False, True)
-    return Ids([str(value) for value in values], False, False)
+    return Ids([value for value in values if isinstance(value, str)], False, False)
 
 
 def check_id_kind(ids: Ids, int_ids: bool | None, collection: str) -> None:

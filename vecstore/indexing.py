@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from numpy.typing import NDArray
 
 from vecstore import layout, membership
 from vecstore.balance import Tally
-from vecstore.build import Builder, Built, next_chunk
+from vecstore.build import Builder, next_chunk
+from vecstore.built import Built
+from vecstore.checkpoint import Checkpoint, fingerprint
 from vecstore.clustering import Progress, silent, worker_pool
 from vecstore.division import Assignment, Divider
 from vecstore.extent_set import ExtentSet
@@ -98,18 +101,19 @@ class Indexer:
             touched = self._touched(captured, everything) | set(anew)
             shares = self._shares(captured, new, replaced, touched, touched if everything else anew)
         numbers = ExtentNumbers(self._environment)
+        kept = Checkpoint(self._writing, numbers, fingerprint(self._writing, shares, new))
         pool = worker_pool(self._writing.workers)
-        builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress)
+        builder = Builder(self._identity, snapshot.extents.codec, numbers, pool, progress, kept)
         builts: list[Built] = []
         try:
             if snapshot.log_count:
                 builts.append(builder.store_log(snapshot))
             assignments = self._write(
-                snapshot, builder, pool, builts, shares, new, replaced, everything
+                snapshot, builder, pool, builts, shares, new, replaced, everything, kept
             )
             gone = self._replaced(snapshot.extents, assignments, builts, everything)
-            progress("publish", 0, 1)
             with publishing(self._writing, numbers) as edit:
+                edit.report = partial(progress, "publish")
                 self._publish(edit, shares, assignments, builts)
                 if everything:
                     for tenant in touched - {one.leaves.tenant for one in assignments}:
@@ -118,6 +122,7 @@ class Indexer:
                             edit, tenant, _NO_ROWS, _NO_ROWS, _NO_ROWS, anew=True
                         )
                 edit.retire_extents(sorted(gone.union(lost or ())))
+                kept.finish(edit, builts)
                 end = next_chunk(snapshot.state.next_row)
                 if new is not None and put_facts is not None:
                     edit.reserve(end, len(new.owners))
@@ -126,7 +131,7 @@ class Indexer:
                 edit.state.next_row = max(edit.state.next_row, end)
                 edit.clear_log(end)
         except BaseException:
-            abandon(self._environment, self._identity, builts)
+            abandon(self._environment, self._identity, builts, kept.owns)
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -145,10 +150,9 @@ class Indexer:
         fresh = places_by_tenant(new)
         snapshot = captured.snapshot
         shares = []
-        no_places = np.zeros(0, np.int64)
         known = snapshot.state.next_tenant if self._identity.record.tenants else TENANT_NONE + 1
         for tenant in sorted({*fresh, *touched}):
-            places = fresh.get(tenant, no_places)
+            places = fresh.get(tenant, _NO_ROWS)
             if tenant >= known:
                 shares.append(Share(tenant, None, _NO_ROWS, _NO_ROWS, places, True))
                 continue
@@ -200,6 +204,7 @@ class Indexer:
         new: NewRows | None,
         replaced: U32,
         everything: bool,
+        checkpoint: Checkpoint,
     ) -> list[Assignment]:
         """Give all rows of the shares their postings and write these; `builts` gets them."""
         stored = [share.stored for share in shares]
@@ -209,7 +214,7 @@ class Indexer:
         rows = Rows(self._identity, snapshot.addresses(kept), vectors)
         if not rows.n:
             return []
-        divider = Divider(self._identity, rows, pool, builder.progress)
+        divider = Divider(self._identity, rows, pool, builder.progress, checkpoint.keeper)
         assignments = self._divide(snapshot, divider, shares, kept)
         rows, kept, assignments = self._balance(
             snapshot, rows, kept, shares, assignments, replaced, pool
@@ -225,7 +230,8 @@ class Indexer:
         first_row = next_chunk(snapshot.state.next_row)
         builts.append(builder.write(rows, kept, first_row, owners, ids, assignments, model))
         self._put_attributes(snapshot, builder, builts[-1], new, shares, everything)
-        return assignments
+        self.tally += Tally(written=sum(int((one.homes >= 0).sum()) for one in assignments))
+        return [one.without_rows() for one in assignments]
 
     def _divide(
         self, snapshot: Snapshot, divider: Divider, shares: Sequence[Share], kept: U32
@@ -233,8 +239,9 @@ class Indexer:
         """Give the rows of every share their postings."""
         parts = []
         for share in shares:
-            stored = np.searchsorted(kept, share.stored).astype(np.int64)
-            parts.append(np.concatenate([stored, len(kept) + share.places]))
+            stored = np.searchsorted(kept, share.stored).astype(np.uint32)
+            new = share.places + np.uint32(len(kept)) if len(kept) else share.places
+            parts.append(np.concatenate([stored, new]) if len(stored) else new)
         trained = divider.train_all(
             [
                 (share.tenant, part)
@@ -281,7 +288,7 @@ class Indexer:
         self._writing.searcher.check_rows(snapshot, stored)
         places = np.concatenate(
             [np.searchsorted(stored, kept), len(stored) + np.arange(rows.fresh_count)]
-        ).astype(np.int64)
+        ).astype(np.uint32)
         more = rows.with_stored(snapshot.addresses(stored))
         next_posting = snapshot.state.next_posting
         next_posting += sum(len(one.leaves.numbers) for one in assignments if one.trained)
@@ -361,7 +368,6 @@ class Indexer:
                 one.spread,
                 anew=one.trained,
             )
-            self.tally += Tally(written=int((one.homes >= 0).sum()))
             if share.view is not None and share.view.record.ever_granted:
                 membership.settle_grants(
                     edit, share.tenant, share.stored, share.pending, share.revoked, anew=one.trained

@@ -26,6 +26,7 @@ from vecstore.errors import (
 from vecstore.ids import is_int
 
 _CHECK_BYTES = 32 << 20
+_FLOAT32 = np.dtype(np.float32)
 
 
 def as_array(vectors: Any, dim: int, collection: str, scalar: bool) -> Any:
@@ -101,10 +102,10 @@ def parse_queries(vectors: Any, dim: int, collection: str, scalar: bool) -> NDAr
     """Queries as float32 (n, dim), C-contiguous; values are checked by the kernel."""
     if (
         type(vectors) is np.ndarray
-        and vectors.dtype == np.float32
-        and vectors.shape[-1:] == (dim,)
-        and vectors.flags.c_contiguous
+        and vectors.dtype == _FLOAT32
         and vectors.ndim == (1 if scalar else 2)
+        and vectors.shape[-1] == dim
+        and vectors.flags.c_contiguous
     ):
         return vectors[None] if scalar else vectors
     array = as_array(vectors, dim, collection, scalar)

@@ -28,6 +28,21 @@ def extent_records(transaction: Transaction, collection: int) -> dict[int, layou
     return found
 
 
+def build_record(transaction: Transaction, collection: int) -> layout.BuildRecord | None:
+    """What a build of a collection has kept; None when none is under way or was cut short."""
+    raw = transaction.get(layout.key(collection, Kind.BUILD))
+    if raw is None:
+        return None
+    record: layout.BuildRecord = layout.unpack(raw, type=layout.BuildRecord)
+    return record
+
+
+def build_pieces(transaction: Transaction, collection: int) -> list[layout.PieceRecord]:
+    """Extents that a build of a collection has kept; see `build_record`."""
+    record = build_record(transaction, collection)
+    return [] if record is None else record.pieces
+
+
 def find_rows(
     transaction: Transaction, collection: int, tenant: int, ids: Ids
 ) -> Iterator[tuple[I64, NDArray[np.uint32]]]:
@@ -78,6 +93,27 @@ def find_tenant(transaction: Transaction, collection: int, name: str) -> int | N
     prefix = layout.key(collection, Kind.TENANT_NAME)
     raw = transaction.get(prefix + name.encode(), prefix)
     return None if raw is None else int(layout.U32.unpack(raw)[0])
+
+
+def known_tenant(transaction: Transaction, collection: int, name: str) -> int | None:
+    """Find the number of a tenant like `find_tenant`, and make sure that it is the tenant's.
+
+    Raises
+    ------
+    CorruptionError
+        The name leads to another tenant, or to one that is no more.
+    """
+    number = find_tenant(transaction, collection, name)
+    if number is not None and read_tenant(transaction, collection, number).name != name:
+        raise transaction.lack(layout.key_u32(collection, Kind.TENANT, number))
+    return number
+
+
+def dropped_tenants(transaction: Transaction, collection: int) -> frozenset[int]:
+    """Numbers of tenants that were dropped and left entries; see `vecstore.dropping`."""
+    prefix = layout.key(collection, Kind.DROPPED)
+    keys = [key[len(prefix) :] for key, _ in transaction.scan(prefix)]
+    return frozenset(int(layout.U32.unpack(key)[0]) for key in keys)
 
 
 def read_tenant(transaction: Transaction, collection: int, tenant: int) -> TenantRecord:

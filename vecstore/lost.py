@@ -12,17 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecstore import layout
-from vecstore.check import Broken, damaged_pages
+from vecstore.check import Broken
 from vecstore.config import CHUNK_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extent_set import Identity
 from vecstore.extents import Extent
 from vecstore.facts import Edit
 from vecstore.layout import PAGE, TENANT_NONE, Kind, Section
-from vecstore.lookups import read_state, read_tenant
+from vecstore.lookups import dropped_tenants, read_state, read_tenant
 from vecstore.membership import delete_keys
 from vecstore.rawrows import RawRows
 from vecstore.reclaim import remove_retired
+from vecstore.soundness import damaged_pages
 from vecstore.transaction import Transaction
 from vecstore.writing import Writing
 
@@ -150,12 +151,13 @@ def _live_among(
     collection = identity.record.number
     is_int = bool(read_state(transaction, collection).int_ids)
     start = len(layout.id_prefix(collection, TENANT_NONE))
+    dropped = dropped_tenants(transaction, collection)
     names: dict[int, str] = {}
     found = []
     for key, value in transaction.scan(layout.key(collection, Kind.ID)):
         tenant = int(layout.U32.unpack_from(key, start - 4)[0])
         row, owner = layout.unpack_id(value, tenant)
-        if row not in rows or owner != tenant:
+        if row not in rows or owner != tenant or tenant in dropped:
             continue
         whose = ""
         if tenant != TENANT_NONE:

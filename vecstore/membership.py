@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.errors import DuplicateIdError, ReadOnlyError
+from vecstore.errors import DuplicateIdError, QuotaExceededError, ReadOnlyError
 from vecstore.facts import Edit
 from vecstore.ids import Ids
 from vecstore.layout import Kind
@@ -77,11 +77,23 @@ def known_rows(edit: Edit, tenant: int, ids: Ids, *, add: bool) -> list[int]:
     return list(_known(edit, tenant, ids, add).values())
 
 
+def check_row_quota(edit: Edit, tenant: int, *, coming: int = 0) -> None:
+    """Raise when a tenant has more rows than it may have, with those that come."""
+    record = edit.tenant(tenant)
+    rows = record.rows + coming
+    if record.quota_rows is not None and rows > record.quota_rows:
+        raise QuotaExceededError(
+            f"Tenant {record.name!r} would have {rows} rows and may have "
+            f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
+            f"written."
+        )
+
+
 def delete_rows(edit: Edit, tenant: int, ids: Ids) -> int:
     """Delete rows of a tenant by id, for everybody; unknown ids are skipped."""
     prefix = layout.id_prefix(edit.collection, tenant)
     found: dict[bytes, int] = {}
-    if not edit.state.shared_rows:  # every id leads to a row of its own tenant
+    if not edit.has_tenants:  # every id leads to a row that may be deleted
         for _, keys in ids.keys(prefix):
             rows = edit.transaction.rows(keys, prefix, alike=ids.is_int)
             known = np.flatnonzero(rows != np.uint32(layout.NO_ROW)).tolist()
@@ -104,7 +116,7 @@ def delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) ->
     for key, row in found.items():
         edit.transaction.delete(key)
         if edit.state.shared_rows:
-            _end_grants(edit, key[start:], row)
+            end_grants(edit, key[start:], row)
     edit.kill(tenant, found.values())
 
 
@@ -203,9 +215,7 @@ def put_grantees(edit: Edit, rows: U32, tenants: U32) -> None:
     rows, tenants = rows[order], tenants[order]
     owned, first = np.unique(rows, return_index=True)
     for row, own in zip(owned.tolist(), np.split(tenants, first[1:]), strict=True):
-        present = _grantees(edit, row)
-        edit.state.shared_rows += not present
-        _put_grantees(edit, row, dict.fromkeys([*present, *own.tolist()]))
+        _put_grantees(edit, row, dict.fromkeys([*_grantees(edit, row), *own.tolist()]))
 
 
 def revoke(edit: Edit, owner: int, grantee: int, ids: Ids) -> int:
@@ -223,7 +233,7 @@ def revoke(edit: Edit, owner: int, grantee: int, ids: Ids) -> int:
             if edit.transaction.get(granted_key) != layout.pack_granted(row, owner):
                 continue
             edit.transaction.delete(granted_key)
-            _drop_grantee(edit, row, grantee)
+            drop_grantee(edit, row, grantee)
             if not _drop_pending(edit, grantee, row):
                 tombstone = layout.key_pair(edit.collection, Kind.REVOKED, grantee, row)
                 edit.transaction.put(tombstone, b"")
@@ -270,27 +280,6 @@ def settle_grants(
         record.revoked += 1
 
 
-def drop_tenant(edit: Edit, tenant: int) -> None:
-    """Delete a tenant: its rows for everybody, grants to it, its name and number."""
-    transaction, collection = edit.transaction, edit.collection
-    name = edit.tenant(tenant).name
-    prefix = layout.id_prefix(collection, tenant)
-    own: dict[bytes, int] = {}
-    for key, value in transaction.scan(prefix):
-        row, owner = layout.unpack_id(value, tenant)
-        if owner == tenant:
-            own[key] = row
-        else:
-            _drop_grantee(edit, row, tenant)
-    delete_keys(edit, tenant, own, len(prefix))
-    edit.state.pending -= edit.tenant(tenant).pending
-    for kind in (Kind.ID, Kind.PENDING, Kind.REVOKED, Kind.TENANT):
-        transaction.delete_range(layout.key_u32(collection, kind, tenant))
-    transaction.delete(layout.key(collection, Kind.TENANT_NAME, name.encode()))
-    edit.state.tenants -= 1
-    edit.forget_tenant(tenant)
-
-
 def whose(edit: Edit, tenant: int) -> str:
     """Say whose rows these are."""
     name = edit.tenant(tenant).name
@@ -308,29 +297,29 @@ def _read_only(edit: Edit, tenant: int, value: int | str) -> ReadOnlyError:
 
 
 def _grantees(edit: Edit, row: int) -> list[int]:
+    """Tenants to whom a row is granted; those that were dropped may be listed still."""
     raw = edit.transaction.get(layout.key_u32(edit.collection, Kind.GRANTEES, row))
-    return [] if raw is None else layout.unpack_numbers(bytes(raw))
+    listed = [] if raw is None else layout.unpack_numbers(bytes(raw))
+    return [tenant for tenant in listed if tenant not in edit.dropped] if edit.dropped else listed
 
 
 def _put_grantees(edit: Edit, row: int, tenants: Iterable[int]) -> None:
+    """List the tenants to whom a row is granted, in the place of those listed so far."""
     key = layout.key_u32(edit.collection, Kind.GRANTEES, row)
+    edit.state.shared_rows -= edit.transaction.delete(key)
     raw = layout.pack_numbers(tenants)
     if raw:
         edit.transaction.put(key, raw)
-    else:
-        edit.transaction.delete(key)
+        edit.state.shared_rows += 1
 
 
 def _add_grantee(edit: Edit, row: int, tenant: int) -> None:
-    present = _grantees(edit, row)
-    edit.state.shared_rows += not present
-    _put_grantees(edit, row, [*present, tenant])
+    _put_grantees(edit, row, [*_grantees(edit, row), tenant])
 
 
-def _drop_grantee(edit: Edit, row: int, tenant: int) -> None:
-    left = [other for other in _grantees(edit, row) if other != tenant]
-    edit.state.shared_rows -= not left
-    _put_grantees(edit, row, left)
+def drop_grantee(edit: Edit, row: int, tenant: int) -> None:
+    """List a tenant no more among those to whom a row is granted."""
+    _put_grantees(edit, row, [other for other in _grantees(edit, row) if other != tenant])
 
 
 def _put_pending(edit: Edit, tenant: int, row: int) -> None:
@@ -352,8 +341,6 @@ def _drop_pending(edit: Edit, tenant: int, row: int) -> bool:
 def _move_grants(edit: Edit, owner: int, raw_id: bytes, old: int, new: int) -> None:
     """Let those who saw a replaced row see the one that replaces it."""
     tenants = _grantees(edit, old)
-    if not tenants:
-        return
     _put_grantees(edit, old, [])
     _put_grantees(edit, new, tenants)
     for tenant in tenants:
@@ -363,13 +350,10 @@ def _move_grants(edit: Edit, owner: int, raw_id: bytes, old: int, new: int) -> N
         _put_pending(edit, tenant, new)
 
 
-def _end_grants(edit: Edit, raw_id: bytes, row: int) -> None:
+def end_grants(edit: Edit, raw_id: bytes, row: int) -> None:
     """Let nobody see a row that ends."""
     tenants = _grantees(edit, row)
-    if not tenants:
-        return
     _put_grantees(edit, row, [])
-    edit.state.shared_rows -= 1
     for tenant in tenants:
         edit.transaction.delete(layout.id_prefix(edit.collection, tenant) + raw_id)
         edit.tenant(tenant).granted -= 1

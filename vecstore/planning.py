@@ -34,6 +34,8 @@ from vecstore.transaction import Transaction
 U32 = NDArray[np.uint32]
 PLANS_MAX = 64
 """Plans that a view of a tenant remembers."""
+PLANS_BYTES = 8 << 20
+"""Bytes that they may take before the next one is kept."""
 RERANKED = 100
 """Rows that a query is taken to rerank, when what it reads is estimated."""
 
@@ -84,8 +86,10 @@ def make_plan(
     """
     if type(recall) is not float:
         recall = parse_recall(recall)
+    if view.limited:
+        _check_asked(view, where, k)
     hits = min(k, max(1, view.rows))
-    key = (None if where is None else where.key, recall, hits)
+    key = (None if where is None else where.name, recall, hits)
     plan: Plan | None = view.plans.get(key)
     if plan is None:
         target = parse_recall(recall)
@@ -95,12 +99,20 @@ def make_plan(
             plan = _plan(view, effort_of(view, target, hits))
         else:
             plan = _plan_filtered(transaction, view, where, target, hits)
-        if len(view.plans) >= PLANS_MAX:
-            view.plans.clear()
-        view.plans[key] = plan
+        _remember(view, key, plan)
     if view.limited:
-        _hold_to_quota(view, plan, where, k)
+        _check_read(view, plan)
     return plan
+
+
+def _remember(view: TenantView, key: Any, plan: Plan) -> None:
+    """Keep a plan with its view, whose bytes count among those of all views."""
+    if len(view.plans) >= PLANS_MAX or view.plans.nbytes > PLANS_BYTES:
+        view.plans.clear()
+    view.plans[key] = plan
+    own = plan.view.arrays[len(view.arrays) :]
+    view.plans.nbytes += 2_048 + sum(array.nbytes for array in own)
+    view.snapshot.tenants.recount(view.number, view.nbytes)
 
 
 def _plan(view: TenantView, effort: Effort | None) -> Plan:
@@ -136,7 +148,7 @@ def matching_rows(transaction: Transaction, view: TenantView, where: Filter) -> 
 
 def matching_set(transaction: Transaction, view: TenantView, where: Filter) -> RowSet:
     """Rows of a tenant that a filter matches; remembered with the view."""
-    known = view.matches.get(where.key)
+    known = view.matches.get(where.name)
     if known is not None:
         return known
     snapshot = view.snapshot
@@ -150,24 +162,30 @@ def matching_set(transaction: Transaction, view: TenantView, where: Filter) -> R
     found &= view.live_set
     if view.record.ever_granted:  # an index may hold rows that were revoked since
         found &= view.universe
-    return view.matches.put(where.key, found, found.nbytes)
+    kept = view.matches.put(where.name, found, found.nbytes)
+    snapshot.tenants.recount(view.number, view.nbytes)
+    return kept
 
 
-def _hold_to_quota(view: TenantView, plan: Plan, where: Filter | None, k: int) -> None:
-    """Raise when a tenant's quota does not allow a query."""
+def _check_asked(view: TenantView, where: Filter | None, k: int) -> None:
+    """Raise when a tenant's quota does not allow to ask so much, before anything is done for it."""
     record = view.record
-    name = record.name
     if record.quota_k is not None and k > record.quota_k:
         raise QuotaExceededError(
-            f"Tenant {name!r} may ask for k = {record.quota_k} at most, not {k}; lower k, or raise "
-            f"the limit with set_quota."
+            f"Tenant {record.name!r} may ask for k = {record.quota_k} at most, not {k}; lower k, "
+            f"or raise the limit with set_quota."
         )
     check_where_quota(view, where)
+
+
+def _check_read(view: TenantView, plan: Plan) -> None:
+    """Raise when a query would read more than its tenant's quota allows."""
+    record = view.record
     if record.quota_query_bytes is not None and plan.bytes > record.quota_query_bytes:
         raise QuotaExceededError(
-            f"This query of tenant {name!r} would read about {plan.bytes} bytes and may read "
-            f"{record.quota_query_bytes}; ask for less recall or fewer hits, or raise the limit "
-            f"with set_quota."
+            f"This query of tenant {record.name!r} would read about {plan.bytes} bytes and may "
+            f"read {record.quota_query_bytes}; ask for less recall or fewer hits, or raise the "
+            f"limit with set_quota."
         )
 
 

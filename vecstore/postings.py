@@ -12,7 +12,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +27,7 @@ from vecstore.config import BLOCK_ROWS
 from vecstore.errors import CorruptionError
 from vecstore.extents import Extent, ExtentWriter
 from vecstore.kernels import view as v
+from vecstore.kernels.closure import count_homes, group_homes
 from vecstore.kernels.encode import encode_runs
 from vecstore.layout import (
     NO_ROW,
@@ -47,15 +48,13 @@ PIECE_BYTES = 16 << 20
 ENCODE_PARTS = 8
 
 
-def group(homes: NDArray[np.int32], numbers: U32, postings: int) -> tuple[I64, U32]:
+def group(homes: NDArray[np.int32], postings: int) -> tuple[I64, U32]:
     """Turn homes of rows into rows of postings.
 
     Parameters
     ----------
     homes : int32 (rows, copies)
         Posting ordinals, -1 for none.
-    numbers : uint32 (rows,)
-        Row number of each.
     postings : int
 
     Returns
@@ -64,13 +63,13 @@ def group(homes: NDArray[np.int32], numbers: U32, postings: int) -> tuple[I64, U
     rows : uint32
         Rows of posting p are rows[first[p]:first[p + 1]], ascending.
     """
-    which, column = np.nonzero(homes >= 0)
-    home = homes[which, column]
-    rows = numbers[which]
-    order = np.lexsort((rows, home))
+    homes = np.ascontiguousarray(homes)
     first = np.zeros(postings + 1, np.int64)
-    first[1:] = np.cumsum(np.bincount(home, minlength=postings))
-    return first, rows[order]
+    count_homes(homes, first)
+    np.cumsum(first, out=first)
+    rows = np.empty(int(first[-1]), np.uint32)
+    group_homes(homes, first[:-1].copy(), rows)
+    return first, rows
 
 
 def place_runs(sizes: I64) -> I64:
@@ -100,10 +99,10 @@ class Postings:
         Address of what is subtracted before the rotation.
     listed : bool (postings,)
         Those that are written as a list of row numbers instead of codes.
-    first, rows
-        From `group`.
-    addresses : int64
-        Addresses of the raw rows, aligned with `rows`.
+    first : int64 (postings + 1,), places : uint32 (entries,)
+        Rows of posting p stand at places[first[p]:first[p + 1]] ...
+    rows : uint32, addresses : int64
+        ... of these: their numbers, and addresses of their raw vectors.
     """
 
     tenants: U32
@@ -112,6 +111,7 @@ class Postings:
     centres: I64
     listed: NDArray[np.bool_]
     first: I64
+    places: U32
     rows: U32
     addresses: I64
 
@@ -124,6 +124,7 @@ def write_postings(
     form: int,
     postings: Postings,
     pool: ThreadPoolExecutor,
+    progress: Callable[[int], None],
 ) -> ExtentRecord:
     """Encode rows against the centroids of their postings and write one extent.
 
@@ -137,6 +138,8 @@ def write_postings(
         Empty ones get no run.
     pool : ThreadPoolExecutor
         Its threads encode.
+    progress : callable
+        Told the entries that are done.
     """
     counts = np.diff(postings.first)
     blocks = np.where(postings.listed, 0, -(-counts // BLOCK_ROWS))
@@ -169,6 +172,7 @@ def write_postings(
                 runs[run]["sum"] = xxhash.xxh3_64_intdigest(data.data)
             writer.pad_to(base)
             writer.write(piece)
+            progress(int(postings.first[end]))
         writer.end()
         writer.add(Section.RUNS, runs[counts > 0])
         return writer.finish(int(counts.sum()))
@@ -203,7 +207,9 @@ def _encode_piece(
     piece = np.zeros(length + 64, np.uint8)
     piece = piece[-piece.ctypes.data % 64 :][:length]
     target = int(piece.ctypes.data) - base
-    first, rows = postings.first, postings.rows
+    places = postings.places[int(postings.first[begin]) : int(postings.first[end])]
+    first = postings.first - postings.first[begin]
+    rows, addresses = postings.rows[places], postings.addresses[places]
     for run in (begin + np.flatnonzero(postings.listed[begin:end])).tolist():
         at = int(offsets[run]) - base
         piece[at : at + int(sizes[run])].view(np.uint32)[:] = rows[first[run] : first[run + 1]]
@@ -215,7 +221,7 @@ def _encode_piece(
             postings.centres,
             True,
             first,
-            postings.addresses,
+            addresses,
             rows,
             *span,
             offsets,

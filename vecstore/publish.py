@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from vecstore import layout
-from vecstore.build import Built
+from vecstore.built import Built
 from vecstore.extent_set import Identity
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.layout import Kind
@@ -57,16 +57,28 @@ def clear_retired(writing: Writing) -> None:
         remove_retired(writing.environment)
 
 
-def abandon(environment: Environment, identity: Identity, builts: Iterable[Built]) -> None:
+def abandon(
+    environment: Environment,
+    identity: Identity,
+    builts: Iterable[Built],
+    kept: Callable[[int], bool] = lambda number: False,
+) -> None:
     """Remove extents of a failed call, unless a commit that seemed to fail names them.
 
     When a commit failed, nobody knows whether it is on disk: then the next writer removes them.
+
+    Parameters
+    ----------
+    kept : callable
+        Tells whether an extent stays for the next attempt.
     """
     if environment.refuses_writes:
         return
     transaction = environment.read()
 
     def is_named(number: int) -> bool:
+        if kept(number):
+            return True
         key = layout.key_u64(identity.record.number, Kind.EXTENT, number)
         return transaction.get(key) is not None
 

@@ -168,6 +168,7 @@ class RawRows:
             self.stored = int(np.bitwise_count(self._chunks["bits"]).sum())
         self._sums = extent.array(Section.ROW_SUMS, np.uint64)
         self._checked: NDArray[np.uint64] = np.zeros(bitmap_words(len(self._sums)), np.uint64)
+        self._ids_at: I64 = np.zeros(1, np.int64)
 
     @property
     def nbytes(self) -> int:
@@ -187,6 +188,8 @@ class RawRows:
         table[:, v.CHUNK_ADDRESS] = self.extent.address(Section.ROWS) + table[:, v.CHUNK_START]
         table[:, v.CHUNK_SUMS] = self._sums.ctypes.data
         table[:, v.CHUNK_CHECKED] = self._checked.ctypes.data
+        table[:, v.CHUNK_FIRST] = starts
+        table[:, v.CHUNK_IDS] = self._ids_at.ctypes.data
         if self.extent.has(Section.ORDER):
             table[:, v.CHUNK_ORDER] = self.extent.address(Section.ORDER) + 4 * starts
         return table
@@ -260,12 +263,17 @@ class RawRows:
 
     @cached_property
     def _numbers(self) -> NDArray[np.uint64] | None:
-        """Int ids; with the first answer from here, the order that kernels went by is checked."""
+        """Int ids; with the first answer from here, the order that kernels went by is checked.
+
+        From then on kernels may read the ids by address.
+        """
         if self.extent.has(Section.ORDER):
             self.extent.array(Section.ORDER, np.uint32)
         if self.extent.has(Section.ID_ENDS):
             return None
-        return self.extent.array(Section.IDS, np.uint64)
+        numbers: NDArray[np.uint64] = self.extent.array(Section.IDS, np.uint64)
+        self._ids_at[0] = numbers.ctypes.data
+        return numbers
 
     @cached_property
     def _number_list(self) -> memoryview[int]:
@@ -304,13 +312,6 @@ class RawRows:
             return np.full(len(rows), TENANT_NONE, np.uint32)
         owners: NDArray[np.uint32] = self.extent.array(Section.OWNERS, np.uint32)
         return owners[self.places(rows)]
-
-    def several(self, rows: list[int]) -> list[int | str]:
-        """Ids of a few rows."""
-        if self._numbers is None or self._chunks is not None:
-            return [self.one(row) for row in rows]
-        numbers, first = self._number_list, self.first_row
-        return [numbers[row - first] for row in rows]
 
     def many(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64, or object for str ids."""

@@ -35,7 +35,7 @@ from vecstore.ids import Ids, check_id_kind
 from vecstore.inputs import check_values, parse_recall
 from vecstore.kernels.encode import gather_rows
 from vecstore.layout import NO_ROW, TENANT_NONE, Kind
-from vecstore.lookups import find_tenant, refuse_dropped
+from vecstore.lookups import find_tenant, known_tenant, refuse_dropped
 from vecstore.planning import check_where_quota, make_plan, matching_rows
 from vecstore.results import Explanation, Hit, Result, Tuning
 from vecstore.rowsets import distinct
@@ -67,12 +67,9 @@ def _typed(verb: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
-def _answered(rows: U32) -> list[int]:
-    """Row numbers of an answer without the places that were left over, which come last."""
-    numbers: list[int] = rows.tolist()
-    if numbers[-1] == NO_ROW:
-        del numbers[numbers.index(NO_ROW) :]
-    return numbers
+def _answered(rows: U32) -> U32:
+    """Rows of an answer without the places that were left over, which come last."""
+    return rows if rows.item(-1) != NO_ROW else rows[rows != np.uint32(NO_ROW)]
 
 
 class Reader:
@@ -132,15 +129,13 @@ class Reader:
                     parse_recall(recall)
                     self._check_queries(query)
                     return []
+                owners: list[str | None] | None
                 if len(found) == 1:
-                    numbers = _answered(rows)
-                    owners = owner_names(transaction, self._names, found[0][0], numbers)
+                    rows = _answered(rows)
+                    owners = owner_names(transaction, self._names, found[0][0], rows)
                 else:
                     rows, distances, owners = merge(transaction, self._names, found, k)
-                    numbers = rows.tolist()
-                return self._hits(
-                    transaction, snapshot, numbers, distances.tolist(), include, owners
-                )
+                return self._hits(transaction, snapshot, rows, distances, include, owners)
             finally:
                 transaction.abort()
 
@@ -270,7 +265,7 @@ class Reader:
         """Numbers of the tenants named that exist."""
         if scope is None:
             return [TENANT_NONE]
-        found = (find_tenant(transaction, self._number, name) for name in scope)
+        found = (known_tenant(transaction, self._number, name) for name in scope)
         return [number for number in found if number is not None]
 
     @_typed
@@ -332,6 +327,7 @@ class Reader:
                 losses = self._session.environment.losses
                 if losses != self._losses:
                     self._last, self._losses = None, losses
+                    self._names = Names(self._number)  # numbers in what was lost are given again
                 last = self._last
                 calls = self._session.environment.calls
                 # The number of an open batch is given again when nothing came of it: a later
@@ -373,23 +369,23 @@ class Reader:
         self,
         transaction: Transaction,
         snapshot: Snapshot,
-        rows: list[int],
-        distances: list[float],
+        rows: U32,
+        distances: F32,
         include: Sequence[str],
         owners: list[str | None] | None,
     ) -> list[Hit]:
-        if not rows:
-            return []
         state = snapshot.state
         metadata = documents = vectors = _NOTHING
         if state.metadata_rows and "metadata" in include:
-            metadata = snapshot.metadata(transaction, rows)
+            metadata = snapshot.metadata(transaction, rows.tolist())
         if state.document_rows and "document" in include:
-            documents = snapshot.documents(transaction, rows)
+            documents = snapshot.documents(transaction, rows.tolist())
         if "vector" in include:
-            vectors = self.vectors_of(snapshot, np.array(rows, np.uint32))
-        ids = snapshot.id_list(rows)
-        return list(map(Hit, ids, distances, metadata, documents, vectors, owners or _NOTHING))
+            vectors = self.vectors_of(snapshot, rows)
+        ids, values = snapshot.ids_of(rows).tolist(), distances.tolist()
+        if metadata is documents is vectors is _NOTHING and owners is None:
+            return list(map(Hit, ids, values))
+        return list(map(Hit, ids, values, metadata, documents, vectors, owners or _NOTHING))
 
     def vectors_of(self, snapshot: Snapshot, rows: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Vectors (n, dim) of rows that stand in a snapshot."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.build import Builder, Built
+from vecstore.build import Builder
+from vecstore.built import Built
 from vecstore.codecs import Model
 from vecstore.division import Assignment
 from vecstore.layout import get_bits

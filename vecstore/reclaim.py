@@ -8,6 +8,7 @@ from vecstore import layout
 from vecstore.disk_errors import disk_errors
 from vecstore.extents import extent_path, remove_orphans
 from vecstore.layout import Kind
+from vecstore.lookups import build_pieces
 from vecstore.storage import Environment
 from vecstore.transaction import Transaction
 
@@ -28,6 +29,7 @@ def remove_leftovers(environment: Environment, collections: list[int]) -> None:
         named = set(numbered(transaction, 0, Kind.RETIRED))
         for collection in collections:
             named.update(numbered(transaction, collection, Kind.EXTENT))
+            named.update(one.number for one in build_pieces(transaction, collection))
     finally:
         transaction.abort()
     environment.sync()

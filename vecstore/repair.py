@@ -23,15 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.build import Builder, Built
+from vecstore.build import Builder
+from vecstore.built import Built
 from vecstore.check import (
     Broken,
     broken_extents,
+    broken_pieces,
     check_collection,
     check_rows,
     damaged_entries,
 )
 from vecstore.check_tenants import check_tenants
+from vecstore.checkpoint import give_up
 from vecstore.clustering import Progress, worker_pool
 from vecstore.compaction import Compactor
 from vecstore.errors import DiskFullError, VecstoreError
@@ -74,6 +77,7 @@ def repair_collection(
         damaged = damaged_entries(transaction, identity.record.number, identity.name)
         if damaged:
             return [_tell_left(identity, damaged)]
+        unfinished = broken_pieces(transaction, identity, {})
         broken = broken_extents(transaction, identity, {})
         raws = [one for one in broken if one.record.kind == ExtentKind.RAW]
         broken = [one for one in broken if one.record.kind != ExtentKind.RAW]
@@ -82,6 +86,8 @@ def repair_collection(
         said = [tell_lost(identity, one) for one in lost if one.rows]
         return said + [_tell_left(identity, one.violations) for one in broken]
     said = drop_lost(writing, lost) if lost else []
+    if unfinished and give_up(writing):
+        said.append(f"Collection {identity.name!r}: what a load had left unfinished was dropped.")
     try:
         said += _make_anew(writing, broken, progress)
     except CannotRepairError as error:

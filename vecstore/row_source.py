@@ -17,6 +17,7 @@ from vecstore.kernels.encode import gather_rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
 
 
 def normalised(x: F32, metric: int) -> F32:
@@ -59,7 +60,7 @@ class Rows:
         other.n = other.stored + other.fresh_count
         return other
 
-    def take_raw(self, indices: I64) -> F32:
+    def take_raw(self, indices: I64 | U32) -> F32:
         """Copy rows: new ones as they were given, stored ones as they come back."""
         out = np.empty((len(indices), self.dim), np.float32)
         stored = indices < self.stored
@@ -73,7 +74,7 @@ class Rows:
         out[~stored] = self._fresh[indices[~stored] - self.stored]
         return out
 
-    def take(self, indices: I64) -> F32:
+    def take(self, indices: I64 | U32) -> F32:
         """Copy rows as the index sees them."""
         return normalised(self.take_raw(indices), self.metric)
 
@@ -84,15 +85,15 @@ class Part:
     Parameters
     ----------
     rows : Rows
-    places : int64 (n,)
+    places : uint32 (n,)
     """
 
-    def __init__(self, rows: Rows, places: I64) -> None:
+    def __init__(self, rows: Rows, places: U32) -> None:
         self.dim = rows.dim
         self.n = len(places)
         self._rows = rows
         self._places = places
 
-    def take(self, indices: I64) -> F32:
+    def take(self, indices: I64 | U32) -> F32:
         """Copy rows as the index sees them."""
         return self._rows.take(self._places[indices])

@@ -77,14 +77,14 @@ def find_ids(
 
 
 def owner_names(
-    transaction: Transaction, names: Names, view: TenantView, rows: list[int]
+    transaction: Transaction, names: Names, view: TenantView, rows: U32
 ) -> list[str | None] | None:
     """Names of the owners of rows that a tenant found; None without tenants."""
     if view.number == TENANT_NONE:
         return None
-    if not view.record.granted or not rows:
+    if not view.record.granted or not len(rows):
         return [view.record.name] * len(rows)
-    return names.find(transaction, view.snapshot.owner_list(rows))
+    return names.find(transaction, view.snapshot.owner_list(rows.tolist()))
 
 
 def owner_table(
@@ -132,7 +132,7 @@ def merge(
         own = np.flatnonzero(which[order] == i)
         for place, name in zip(
             own.tolist(),
-            owner_names(transaction, names, view, rows[order[own]].tolist()) or [],
+            owner_names(transaction, names, view, rows[order[own]]) or [],
             strict=False,
         ):
             owners[place] = name

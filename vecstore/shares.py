@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vecstore import layout
 from vecstore.directory import Directory
 from vecstore.division import copies_for, has_shrunk, size_class
+from vecstore.layout import TENANT_NONE
 from vecstore.rowsets import among, distinct
 from vecstore.tenant_view import TenantView
 
@@ -58,7 +59,7 @@ class Share:
         Stored rows that were in no posting of the tenant so far.
     stored : uint32
         All stored rows that it puts into postings, these or all that it has.
-    places : int64
+    places : uint32
         Places of its new rows.
     train : bool
         Its postings are made anew, from all that it has.
@@ -70,7 +71,7 @@ class Share:
     view: TenantView | None
     fresh: U32
     stored: U32
-    places: I64
+    places: U32
     train: bool
     pending: U32 = field(default_factory=lambda: _NO_ROWS)
     revoked: U32 = field(default_factory=lambda: _NO_ROWS)
@@ -86,7 +87,7 @@ class Share:
         return None if self.view is None else self.view.index.directory
 
 
-def share_of(row_bytes: int, view: TenantView, places: I64, replaced: U32) -> Share:
+def share_of(row_bytes: int, view: TenantView, places: U32, replaced: U32) -> Share:
     """Share of one tenant: what is fresh, and whether that still fits its index."""
     fresh = view.fresh[layout.get_bits(view.live, view.fresh)]
     fresh = distinct(fresh[~among(fresh, replaced)])
@@ -104,14 +105,16 @@ def share_of(row_bytes: int, view: TenantView, places: I64, replaced: U32) -> Sh
     return Share(view.number, view, fresh, fresh, places, train)
 
 
-def places_by_tenant(new: NewRows | None) -> dict[int, I64]:
+def places_by_tenant(new: NewRows | None) -> dict[int, U32]:
     """Places of the new rows of each tenant, its own and those granted to it."""
     if new is None:
         return {}
-    order = np.argsort(new.owners, kind="stable")
+    if not new.owners.any():
+        return {TENANT_NONE: np.arange(len(new.owners), dtype=np.uint32)}
+    order = np.argsort(new.owners, kind="stable").astype(np.uint32)
     tenants, first = np.unique(new.owners[order], return_index=True)
     found = dict(zip(tenants.tolist(), np.split(order, first[1:]), strict=True))
     for tenant, places in new.granted.items():
-        own = found.get(tenant, np.zeros(0, np.int64))
-        found[tenant] = np.concatenate([own, places])
+        own = found.get(tenant, _NO_ROWS)
+        found[tenant] = np.concatenate([own, places.astype(np.uint32)])
     return found

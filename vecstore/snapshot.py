@@ -21,13 +21,14 @@ from vecstore.config import CHUNK_ROWS, INDEX_CACHE_BYTES
 from vecstore.errors import CorruptionError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.kernels import view as v
+from vecstore.kernels.chunks import int_ids
 from vecstore.layout import (
     ChangeRecord,
     ExtentKind,
     Kind,
     StateRecord,
 )
-from vecstore.lookups import extent_records, read_state
+from vecstore.lookups import dropped_tenants, extent_records, read_state
 from vecstore.lru import LruBytes
 from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
@@ -97,11 +98,6 @@ class Snapshot:
                 return self.log.owners[place]
         return self.extents.raw_rows(row).owner(row)
 
-    def id_list(self, rows: list[int]) -> list[int | str]:
-        """Ids of live rows, at least one."""
-        raw = self._extent_of_all(rows)
-        return [self.id_of(row) for row in rows] if raw is None else raw.several(rows)
-
     def owner_list(self, rows: list[int]) -> list[int]:
         """Tenants of live rows, at least one."""
         raw = self._extent_of_all(rows)
@@ -117,19 +113,19 @@ class Snapshot:
 
     def ids_of(self, rows: NDArray[np.uint32]) -> NDArray[Any]:
         """Ids of rows: int64 with -1 for NO_ROW, or object with None."""
-        is_int = self.state.int_ids is not False
-        ids: NDArray[Any] = (
-            np.full(len(rows), -1, np.int64) if is_int else np.full(len(rows), None, object)
-        )
-        answered = rows != np.uint32(layout.NO_ROW)
-        fresh = answered & (rows >= np.uint32(self.state.log_first))
-        for place in np.flatnonzero(fresh):
-            ids[place] = self.id_of(int(rows[place]))
-        for raw in self.extents.raws:
-            inside = answered & ~fresh & (rows >= np.uint32(raw.first_row))
-            inside &= rows < np.uint32(raw.end_row)
-            if inside.any():
-                ids[inside] = raw.many(rows[inside])
+        if self.state.int_ids is False:
+            numbers = rows.tolist()
+            texts = [None if row == layout.NO_ROW else self.id_of(row) for row in numbers]
+            found: NDArray[Any] = np.array(texts, object)
+            return found
+        ids: I64 = np.empty(len(rows), np.int64)
+        if int_ids(self.view, rows, ids):
+            for place in np.flatnonzero(ids == v.OTHER_ID).tolist():
+                if ids[place] == v.OTHER_ID:
+                    row = int(rows[place])
+                    ids[place] = self.id_of(row)
+                    if row < self.state.log_first:  # the ids of its extent are checked now
+                        int_ids(self.view, rows[place + 1 :], ids[place + 1 :])
         return ids
 
     def owners_of(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -183,7 +179,12 @@ class Snapshot:
         prefix, pack = layout.key(self.identity.record.number, kind), layout.U32.pack
         keys = [prefix + pack(row) for row in rows]
         values = [transaction.get(key, key) for key in keys]
-        if count == self.state.live_rows and None in values:
+        if (
+            count == self.state.live_rows
+            and None in values
+            # some of those counted may be of rows that a dropped tenant left
+            and not dropped_tenants(transaction, self.identity.record.number)
+        ):
             raise transaction.lack(keys[values.index(None)])
         return values
 

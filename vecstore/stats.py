@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vecstore.config import POSTING_ROWS_MAX
 from vecstore.layout import ExtentKind, TenantRecord
+from vecstore.lookups import build_pieces
 from vecstore.snapshot import Snapshot
 from vecstore.tenant_view import TenantView, open_tenant
 from vecstore.transaction import Transaction
@@ -64,6 +65,7 @@ def collection_stats(snapshot: Snapshot, transaction: Transaction) -> dict[str, 
 
     ``ram_bytes`` counts the collection's tables, fresh rows and directory of centroids, with
     tenants those in the cache; other maps of files are not in it.
+    ``unfinished_bytes`` is what a load that was cut short has left to go on from.
     ``overfull_postings`` counts those over the limit, until the next training divides them.
     ``disk_bytes`` counts its extents and its row log; ids and metadata of all collections share
     one LMDB file, which `Store.stats` reports.
@@ -74,6 +76,7 @@ def collection_stats(snapshot: Snapshot, transaction: Transaction) -> dict[str, 
     record = tenant.record
     ram_bytes, disk_bytes, posting_bytes = index_bytes(tenant)
     stored = sum(raw.stored for raw in extents.raws)
+    pieces = build_pieces(transaction, snapshot.identity.record.number)
     if snapshot.identity.record.tenants:
         runs = [part.runs["rows"] for part in extents.postings]
         sizes = np.concatenate([np.zeros(0, np.uint32), *runs]).astype(np.int64)
@@ -100,6 +103,7 @@ def collection_stats(snapshot: Snapshot, transaction: Transaction) -> dict[str, 
         "raw_bytes": sum(raw.extent.record.bytes for raw in extents.raws),
         "posting_bytes": posting_bytes,
         "ram_bytes": ram_bytes,
+        "unfinished_bytes": sum(one.extent.bytes for one in pieces),
         "extents": len(extents.mapped),
         "tail_rows": snapshot.log_count,
         "codec": extents.codec.name,

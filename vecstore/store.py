@@ -29,7 +29,7 @@ from vecstore.extents import folder_bytes
 from vecstore.facts import Edit, put_store, read_store
 from vecstore.inputs import parse_name, parse_path
 from vecstore.layout import CollectionRecord, Kind, StateRecord
-from vecstore.lookups import read_catalogue, read_state
+from vecstore.lookups import build_pieces, read_catalogue, read_state
 from vecstore.maintenance import Maintenance, check_mode
 from vecstore.raw_forms import DEFAULT, find_form
 from vecstore.receipts import Receipts
@@ -200,6 +200,7 @@ class Store:
             with self._environment.write() as transaction:
                 edit = Edit(transaction, Identity(name, record, self._environment.extents))
                 edit.retire_extents(numbered(transaction, record.number, Kind.EXTENT))
+                edit.retire_extents(one.number for one in build_pieces(transaction, record.number))
                 transaction.delete(layout.key(0, Kind.CATALOGUE, name.encode()))
                 for kind in Kind:
                     transaction.delete_range(layout.key(record.number, kind))

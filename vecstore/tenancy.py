@@ -44,12 +44,15 @@ class Tenancy:
 
 def parse_tenant(name: Any) -> str:
     """Check the name of a tenant."""
-    if name is None or (isinstance(name, str) and not name):
-        raise TenantRequiredError(f"tenant is {name!r}; name one, a non-empty str.")
+    if name is None:
+        raise TenantRequiredError("tenant is None; name one, a non-empty str.")
     if not isinstance(name, str):
         raise InvalidArgumentError(f"tenant is {name!r}; a tenant's name is a non-empty str.")
+    plain: str = str.__str__(name)  # what a subclass, such as an enum's member, holds
+    if not plain:
+        raise TenantRequiredError("tenant is ''; name one, a non-empty str.")
     try:
-        size = len(name.encode())
+        size = len(plain.encode())
     except UnicodeEncodeError:
         raise InvalidArgumentError(
             f"tenant is {name!r}, which is not valid Unicode; names are stored as UTF-8."
@@ -59,7 +62,7 @@ def parse_tenant(name: Any) -> str:
             f"tenant is {name[:40]!r}... of {size} bytes; a name has at most "
             f"{TENANT_NAME_BYTES_MAX} in UTF-8."
         )
-    return str(name)
+    return plain
 
 
 def parse_column(tenants: Any, n: int) -> Tenancy:

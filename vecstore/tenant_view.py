@@ -33,6 +33,23 @@ MATCHES_BYTES = 8 << 20
 _NO_ADDRESSES: I64 = np.zeros(0, np.int64)
 
 
+class Plans(dict[Any, Any]):
+    """Plans by what they were made for.
+
+    Attributes
+    ----------
+    nbytes : int
+        Bytes of memory that they take.
+    """
+
+    nbytes = 0
+
+    def clear(self) -> None:
+        """Forget all."""
+        super().clear()
+        self.nbytes = 0
+
+
 @dataclass(frozen=True)
 class TenantView:
     """One tenant in one snapshot.
@@ -54,8 +71,8 @@ class TenantView:
         What kernels take; valid as long as this object is referenced.
     arrays : tuple
         What the view points to beside the snapshot and the index.
-    plans : dict
-        Plans of queries made so far, by filter, recall and k (see `vecstore.planning`).
+    plans : Plans
+        Of queries made so far, by filter, recall and k (see `vecstore.planning`).
     """
 
     snapshot: Snapshot
@@ -67,7 +84,7 @@ class TenantView:
     rows: int
     view: I64 = field(repr=False)
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
-    plans: dict[Any, Any] = field(repr=False, default_factory=dict)
+    plans: Plans = field(repr=False, default_factory=Plans)
 
     @cached_property
     def matches(self) -> LruBytes[bytes, RowSet]:
@@ -81,8 +98,10 @@ class TenantView:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the view takes, the snapshot's not counted."""
-        return 3_072 + self.index.nbytes + sum(array.nbytes for array in self.arrays)
+        """Bytes of memory that the view takes, what it remembers counted, the snapshot's not."""
+        matches: LruBytes[bytes, RowSet] | None = self.__dict__.get("matches")
+        remembered = self.plans.nbytes + (0 if matches is None else matches.nbytes)
+        return 3_072 + self.index.nbytes + sum(one.nbytes for one in self.arrays) + remembered
 
     @cached_property
     def indexed(self) -> U32:

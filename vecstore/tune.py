@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import layout
-from vecstore.build import Built
+from vecstore.built import Built
 from vecstore.calibrate import (
     Measured,
     Workload,

@@ -81,7 +81,7 @@ class Change:
         """
         places = np.searchsorted(stored, self.entry_rows).astype(np.int64)
         present = Entries(self.ordinals, places)
-        new = Entries.of_homes(one.places, one.homes)
+        new = Entries.of_homes(one.places.astype(np.int64), one.homes)
         shape = Reshaping(one.leaves, present, new, take, self.copies).run(
             self.split, self.dissolve, self.renew
         )

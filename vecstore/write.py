@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import membership
+from vecstore.checkpoint import give_up
 from vecstore.clustering import Progress, silent
 from vecstore.compaction import Compactor
 from vecstore.config import (
@@ -27,13 +28,14 @@ from vecstore.config import (
     LOG_INDEXED_FRACTION,
     LOG_ROWS_MAX,
 )
-from vecstore.errors import InvalidArgumentError, QuotaExceededError, VecstoreError
+from vecstore.dropping import Leftovers, drop_tenant
+from vecstore.errors import InvalidArgumentError, VecstoreError
 from vecstore.facts import Edit
 from vecstore.filters import Filter
 from vecstore.ids import Ids, check_id_kind
 from vecstore.indexing import Indexer
 from vecstore.layout import TENANT_NONE
-from vecstore.lookups import find_tenant
+from vecstore.lookups import known_tenant
 from vecstore.maintenance import Maintenance
 from vecstore.planning import check_where_quota, matching_rows
 from vecstore.publish import clear_retired
@@ -95,6 +97,7 @@ class Writer:
         self._worn: set[int] = set()
         self._removed = 0
         self._look = False
+        self._leftovers = Leftovers(writing)
         self.behind = ""
 
     def put(self, batch: Batch, *, add: bool, progress: Progress = silent) -> None:
@@ -148,7 +151,8 @@ class Writer:
                 self._look = done = True
             else:
                 self._look = False
-                done = self._indexer.recalibration.run_one(self._flushing_between(progress))
+                done = self._leftovers.remove_some()
+                done = done or self._indexer.recalibration.run_one(self._flushing_between(progress))
                 done = done or self._compactor.tend(progress)
         return done
 
@@ -176,6 +180,8 @@ class Writer:
     def compact(self, progress: Progress = silent) -> None:
         """Bring fresh rows into the index and merge all extents, without what is dead."""
         with self._build_lock:
+            give_up(self._writing)
+            self._leftovers.remove()
             snapshot = self._snapshot()
             if snapshot.log_count or snapshot.state.pending:
                 self._indexer.run(progress=progress)
@@ -205,7 +211,9 @@ class Writer:
             replaced = []
             for tenant, places in by_tenant(owners):
                 own = batch.ids if places is None else batch.ids.part(places)
-                replaced += membership.known_rows(edit, tenant, own, add=add)
+                known = membership.known_rows(edit, tenant, own, add=add)
+                membership.check_row_quota(edit, tenant, coming=len(own) - len(known))
+                replaced += known
         tenancy = batch.tenancy
         granted = {}
         if tenancy is not None and len(tenancy.granted_to):
@@ -231,7 +239,7 @@ class Writer:
         for tenant, places in by_tenant(owners):
             own = (batch.ids, rows) if places is None else (batch.ids.part(places), rows[places])
             membership.put_rows(edit, tenant, *own, add=add)
-            self._check_quota(edit, tenant)
+            membership.check_row_quota(edit, tenant)
         tenancy = batch.tenancy
         if tenancy is not None and len(tenancy.granted_to):
             self._put_grants(edit, batch, tenancy, tenants, owners, rows, indexed)
@@ -269,15 +277,6 @@ class Writer:
         numbers = [edit.tenant_number(name) for name in batch.tenancy.names]
         return np.array(numbers, np.uint32)
 
-    def _check_quota(self, edit: Edit, tenant: int) -> None:
-        record = edit.tenant(tenant)
-        if record.quota_rows is not None and record.rows > record.quota_rows:
-            raise QuotaExceededError(
-                f"Tenant {record.name!r} would have {record.rows} rows and may have "
-                f"{record.quota_rows}; delete some, or raise it with set_quota. Nothing was "
-                f"written."
-            )
-
     def delete(self, ids: Ids | None, where: Filter | None, tenant: str | None = None) -> int:
         """Delete rows by id, by filter, or those that both name. Returns rows removed."""
         with self._lock:
@@ -296,6 +295,7 @@ class Writer:
         self._removed += rows
         if self._removed >= REMOVED_MIN:
             self._removed, self._look = 0, True
+        if self._look:
             self._maintenance.after_write(self)
 
     def _matching_ids(self, tenant: str | None, ids: Ids | None, where: Filter) -> Ids:
@@ -350,7 +350,8 @@ class Writer:
             if number is None:
                 return
             rows = edit.tenant(number).rows
-            membership.drop_tenant(edit, number)
+            if drop_tenant(edit, number):
+                self._leftovers.due = self._look = True
         self._count_removed(rows)
 
     def set_quota(self, name: str, quota: dict[str, int | None]) -> None:
@@ -363,7 +364,7 @@ class Writer:
     def _number(self, transaction: Transaction, tenant: str | None) -> int | None:
         if tenant is None:
             return TENANT_NONE
-        return find_tenant(transaction, self._writing.collection, tenant)
+        return known_tenant(transaction, self._writing.collection, tenant)
 
     @contextmanager
     def _editing(self) -> Iterator[Edit]:

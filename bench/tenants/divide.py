@@ -36,6 +36,7 @@ from vecstore.division import size_class
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
 Order = Callable[[F32], tuple[I64, I64]]
 
 BRANCHES = 8
@@ -81,7 +82,7 @@ class _Array:
         self.x = x
         self.n, self.dim = x.shape
 
-    def take(self, indices: I64) -> F32:
+    def take(self, indices: I64 | U32) -> F32:
         return self.x[indices]
 
 

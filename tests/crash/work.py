@@ -287,6 +287,7 @@ def prepare(folder: Path) -> None:
     patch = pytest.MonkeyPatch()
     small_limits(patch, posting=6, pages=6)
     patch.setattr("vecstore.facts.CHANGES_KEPT", 8)
+    patch.setattr("vecstore.dropping.REMOVED_MAX", 4)
     with vecstore.open(folder / "warm") as store:
         for number in range(40):
             apply(store, number)

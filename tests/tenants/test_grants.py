@@ -225,6 +225,24 @@ def test_a_grantee_only_reads(docs: Collection, shape: str, flushed: bool, n: in
 
 @every_shape
 @flushed_or_not
+def test_a_grant_is_ended_by_its_owner_only(docs: Collection, shape: str, flushed: bool) -> None:
+    """Not by another who sees the row, nor by one who has an id of the same name."""
+    a, b, _, granted = share(docs, shape, flushed)
+    c, d = docs.tenant("c"), docs.tenant("d")
+    assert a.grant(granted, to="c") == len(granted)
+    d.upsert(granted, normal(len(granted), DIM, seed=40))
+    if flushed:
+        flush(docs)
+    before = shown(b), shown(c), shown(d)
+    for view, other in ((b, "c"), (c, "b"), (d, "b"), (d, "c"), (b, "a"), (c, "a"), (d, "a")):
+        assert view.revoke(granted, from_=other) == 0
+    assert (shown(b), shown(c), shown(d)) == before
+    assert a.revoke(granted, from_="c") == len(granted)
+    assert (shown(b), shown(c), shown(d)) == (before[0], {}, before[2])
+
+
+@every_shape
+@flushed_or_not
 def test_collisions(docs: Collection, shape: str, flushed: bool) -> None:
     """Neither a row of its own nor one of a third tenant gives way to a grant."""
     a, b, ids, granted = share(docs, shape, flushed)

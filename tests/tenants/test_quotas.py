@@ -12,6 +12,7 @@ import pytest
 import vecstore
 from tests.store_checks import normal, sound_store
 from tests.tenant_checks import DIM, ORIGIN, SHAPES, fill, flush, shown, shown_ids
+from vecstore import indexing, planning
 from vecstore.collection import Collection
 
 ONE = np.ones(DIM, np.float32)
@@ -101,6 +102,48 @@ def test_quotas_of_queries(docs: Collection, shape: str) -> None:
     assert len(a.get(range(n))) == a.count() == n
     docs.set_quota("a")
     assert len(shown(a)) == n
+
+
+def test_what_a_quota_refuses_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is a filter looked at, nor an index built, for a call that asks for too much."""
+    with sound_store(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=DIM, tenants=True)
+        fill(docs, "a", "tree")
+        n = SHAPES["tree"]
+        a, both = docs.tenant("a"), docs.tenant("b", "a")
+        docs.set_quota("a", rows=n + 50, k=3, where=2)
+
+        def never(*args: Any, **options: Any) -> Any:
+            raise AssertionError("work was done for it")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(planning, "matching_set", never)
+            patch.setattr(indexing.Indexer, "run", never)
+            for view in (a, both):
+                for k, where in ((4, {"n": 1}), (1, {"n": {"$in": [1, 2, 3]}})):
+                    for call in (
+                        lambda view=view, k=k, where=where: view.query(ORIGIN, k, where),
+                        lambda view=view, k=k, where=where: view.search([ORIGIN], k, where),
+                        lambda view=view, k=k, where=where: view.explain(ORIGIN, k, where),
+                    ):
+                        with pytest.raises(vecstore.QuotaExceededError, match=r"k = 3|3 terms"):
+                            call()
+            for ids in (range(500, 551), [*range(10), *range(500, 551)]):
+                names = ["b"] * 20 + ["a"] * len(ids)
+                more = [*range(900, 920), *ids]
+                for load in (
+                    lambda ids=ids: a.upsert(ids, normal(len(ids), DIM)),
+                    lambda names=names, more=more: docs.load(
+                        normal(len(more), DIM), more, tenants=names
+                    ),
+                ):
+                    with pytest.raises(vecstore.QuotaExceededError, match=f"have {n + 51} rows"):
+                        load()
+        assert "b" not in docs.tenants()
+        a.upsert([*range(10), *range(500, 550)], normal(60, DIM))
+        assert len(a) == n + 50
 
 
 def test_a_quota_names_its_tenant_only(docs: Collection) -> None:

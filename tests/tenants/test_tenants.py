@@ -7,6 +7,7 @@ test_isolation.py, random histories in test_tenants_model.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from tests.tenant_checks import (
     shown,
     shown_ids,
 )
+from vecstore import layout
 from vecstore.collection import Collection
+from vecstore.layout import Kind
 
 ONE = np.ones(DIM, np.float32)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -111,6 +114,53 @@ def test_names_that_name_nobody(docs: Collection, name: Any) -> None:
             call()
     assert docs.tenants() == ["a"]
     assert shown_ids(a) == [1]
+
+
+class Colour(str, Enum):  # noqa: UP042 - that one tells what it holds
+    """Its members are strings, and say something else of themselves."""
+
+    RED = "red"
+
+
+class Liar(str):
+    def __str__(self) -> str:
+        return ""
+
+    def __len__(self) -> int:
+        return 3
+
+    def encode(self, *args: Any) -> bytes:
+        return b"a"
+
+
+def test_names_are_what_they_hold(docs: Collection) -> None:
+    """Not what a subclass of str says that it is."""
+    docs.tenant("red").upsert([1], [ONE])
+    docs.tenant("a").upsert([1], [2 * ONE])
+    for red in (Colour.RED, Liar("red"), np.str_("red")):
+        view = docs.tenant(red)
+        assert (type(view.name), view.name) == (str, "red")
+        assert view.vectors(1).tolist() == docs.tenant("red", "red").vectors(1).tolist()
+        view.upsert([2], [ONE])
+        docs.load([ONE], [3], tenants=[red])
+        docs.load([ONE], [4], tenants=[["a", red]])
+        assert shown_ids(docs.tenant("red")) == [1, 2, 3, 4]
+        docs.set_quota(red, rows=3)
+        docs.drop_tenant(red)
+        assert docs.tenants() == ["a"]
+        docs.tenant("red").upsert([1], [ONE])
+        docs.tenant("a").delete([4])
+    for empty in (Liar(""), np.str_("")):
+        for call in (
+            lambda empty=empty: docs.tenant(empty).upsert([1], [ONE]),
+            lambda empty=empty: docs.drop_tenant(empty),
+            lambda empty=empty: docs.load([ONE], [5], tenants=[empty]),
+        ):
+            with pytest.raises(vecstore.TenantRequiredError):
+                call()
+    with pytest.raises(vecstore.InvalidArgumentError, match="257 bytes"):
+        docs.tenant(Liar("x" * 257))
+    assert docs.tenants() == ["a", "red"]
 
 
 def test_no_name_at_all(docs: Collection) -> None:
@@ -207,6 +257,11 @@ def test_the_same_ids_in_two_tenants(docs: Collection, shape: str) -> None:
     hold_empty(b, ids)
     both = shown(docs.tenant("a", "b"))
     assert both == before
+    fill(docs, "b", shape, seed=3)
+    for first, second in (("a", "b"), ("b", "a")):  # by id, the first that has one answers
+        union = docs.tenant(first, second)
+        assert {hit.tenant for hit in union.get(ids)} == {first}
+        assert union.vectors(ids).tolist() == docs.tenant(first).vectors(ids).tolist()
 
 
 # --- dropping -----------------------------------------------------------------------------------
@@ -242,6 +297,69 @@ def test_drop_tenant(docs: Collection, shape: str) -> None:
     flush(docs)
     assert shown_ids(a) == [1, 700]
     assert shown(c) == others[1]
+
+
+@every_shape
+def test_a_dropped_tenant_leaves_nothing(tmp_path: Path, shape: str) -> None:
+    """No key of it or of its rows is left; after `compact` no vector of it is in any extent."""
+    canary = np.float32(0.123456789) + np.arange(DIM, dtype=np.float32)
+    with sound_store(tmp_path / "store") as store:
+        docs = store.collection("docs", dim=DIM, tenants=True)
+        a, b = docs.tenant("a"), docs.tenant("b")
+        ids = fill(docs, "a", shape)
+        fill(docs, "c", shape, seed=1)
+        a.upsert(ids[:5], np.tile(canary, (5, 1)), [{"secret": 1}] * 5, ["secret"] * 5)
+        b.upsert(range(500, 510), normal(10, DIM))
+        if shape != "fresh":
+            flush(docs)
+        b.grant(range(500, 510), to="a")
+        a.grant(ids[:8], to="c2")
+        if shape != "fresh":
+            flush(docs)
+        assert b.revoke(range(500, 505), from_="a") == 5
+        a.grant(ids[8:9], to="c2")
+        number, rows = numbers_of(docs)["a"], rows_of(docs, "a")
+        wanted = {Kind.ID, Kind.TENANT, Kind.METADATA, Kind.DOCUMENT, Kind.GRANTEES}
+        assert keys_of(docs, number, rows) >= wanted
+        assert (Kind.REVOKED in keys_of(docs, number, rows)) == (shape != "fresh")
+        docs.drop_tenant("a")
+        assert keys_of(docs, number, rows) == set()
+        assert "a" not in numbers_of(docs)
+        a.upsert([1], [ONE])
+        assert numbers_of(docs)["a"] > number, "a number is never given again"
+        docs.compact()
+        assert docs.stats()["shared_rows"] == 0
+        for file in (tmp_path / "store" / "extents").iterdir():
+            assert canary.tobytes() not in file.read_bytes()
+
+
+def numbers_of(docs: Collection) -> dict[str, int]:
+    """Numbers of all tenants."""
+    prefix = layout.key(1, Kind.TENANT_NAME)
+    with docs._core.reader._reading() as (_, transaction):
+        found = dict(transaction.scan(prefix))
+    return {key[len(prefix) :].decode(): layout.U32.unpack(own)[0] for key, own in found.items()}
+
+
+def rows_of(docs: Collection, name: str) -> set[int]:
+    """Rows that a tenant owns."""
+    with docs._core.reader._reading() as (_, transaction):
+        found = transaction.scan(layout.id_prefix(1, numbers_of(docs)[name]))
+        return {layout.U32.unpack(value)[0] for _, value in found if len(value) == 4}
+
+
+def keys_of(docs: Collection, number: int, rows: set[int]) -> set[Kind]:
+    """Kinds of the keys that are a tenant's, or of rows."""
+    of_tenants = (Kind.ID, Kind.TENANT, Kind.PENDING, Kind.REVOKED)
+    found = set()
+    with docs._core.reader._reading() as (_, transaction):
+        for key, _ in transaction.scan(layout.U32.pack(1)):
+            kind = Kind(key[4])
+            known = {number} if kind in of_tenants else rows
+            of_rows = kind in (Kind.METADATA, Kind.DOCUMENT, Kind.GRANTEES)
+            if (kind in of_tenants or of_rows) and layout.U32.unpack_from(key, 5)[0] in known:
+                found.add(kind)
+    return found
 
 
 def test_drop_what_is_not_there(docs: Collection) -> None:

@@ -6,6 +6,7 @@ index of metadata in test_attributes.py.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,59 @@ def test_values_of_many_kinds_on_a_warm_view(docs: Collection, shape: str) -> No
                 wanted = sum(holds(where, own) for own in metadata)
                 assert a.count(where=where) == wanted, where
                 assert len(a.query(ORIGIN, k=99, where=where)) == wanted, where
+
+
+def test_what_is_remembered_of_filters_is_bounded(docs: Collection) -> None:
+    """However long they are, and whether rows match or not: callers cannot fill the memory."""
+    fill(docs, "a", "tree")
+    a, both = docs.tenant("a"), docs.tenant("a", "b")
+    long = "x" * 1_000_000
+    calls: list[Callable[[Any], Any]] = [
+        lambda where: a.count(where=where),
+        lambda where: a.query(ORIGIN, where=where),
+        lambda where: both.search([ORIGIN], where=where),
+    ]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for call in calls:
+            for i in range(12):
+                call({"n": {"$in": [f"{long}{i}", i]}})
+                call({"$not": {f"{long}{i}": 1}})
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 4_000_000
+    for i in range(12):
+        for end in ("a", "b"):
+            assert a.count(where={"n": {"$in": [long + end, i]}}) == 1
+            assert a.count(where={"n": {"$in": [long + end, i, i + 1]}}) == 2
+
+
+def test_what_is_remembered_counts_with_its_tenant(
+    docs: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views of tenants, their filters and plans share one budget; answers do not depend on it."""
+    budget = 60_000
+    monkeypatch.setattr("vecstore.snapshot.INDEX_CACHE_BYTES", budget)
+    names = [f"t{i}" for i in range(8)]
+    for name in names:
+        docs.tenant(name).upsert(range(4), normal(4, DIM), [{"n": i} for i in range(4)])
+    flush(docs)
+    kept = docs._core.reader.newest().tenants
+    for i in range(12):
+        for name in names:
+            view = docs.tenant(name)
+            assert view.count(where={"n": {"$in": [i, 100 + i]}}) == (i < 4)
+            assert len(view.query(ORIGIN, where={"n": {"$lt": i}})) == min(i, 4)
+    sizes = [view.nbytes for view in kept.values()]
+    assert kept.nbytes == sum(sizes)
+    assert kept.nbytes <= budget
+    assert 0 < len(sizes) < len(names)
+    whole = docs.tenant(names[0])
+    for i in range(200):
+        assert whole.count(where={"n": {"$gte": i}}) == max(0, 4 - i)
+    assert [view.number for view in kept.values()] == [1]  # the one used last stays, whatever it is
 
 
 # --- writes -------------------------------------------------------------------------------------

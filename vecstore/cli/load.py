@@ -117,7 +117,12 @@ def load(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Load a file of vectors; rows whose id exists are replaced."""
+    """Load a file of vectors; rows whose id exists are replaced.
+
+    All rows appear at once, when the last is in place. A large load that was interrupted, even by a
+    power cut, goes on where it was when the same command is given again, as long as nothing else
+    was written to the collection.
+    """
     from vecstore.loaders import SourceFileError, open_source
     from vecstore.tenancy import parse_tenant
 
@@ -173,9 +178,12 @@ def load(
                         progress=progress,
                         tenants=source.tenants if tenant is None else [tenant] * rows,
                     )
-            except BaseException:
-                if name not in existing:
-                    with contextlib.suppress(VecstoreError):
+            except BaseException as error:
+                with contextlib.suppress(VecstoreError):
+                    if docs.stats()["unfinished_bytes"]:
+                        if not isinstance(error, InvalidArgumentError):
+                            typer.echo("Give the same command again to go on from here.", err=True)
+                    elif name not in existing:
                         target.drop(name)
                 raise
             stats = docs.stats()

@@ -226,4 +226,7 @@ class RemoteCollection(RemoteRows):
 
 def _plain(tenants: Any) -> list[Any]:
     """A part of a column of tenants as lists."""
-    return [name if isinstance(name, str) else list(map(str, name)) for name in tenants]
+    return [
+        parse_tenant(name) if isinstance(name, str) else list(map(parse_tenant, name))
+        for name in tenants
+    ]

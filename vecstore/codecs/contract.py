@@ -109,12 +109,13 @@ FEW_DIMS_MAX = 255
 def default_codec(dim: int) -> Codec:
     """Codec that "auto" stands for.
 
-    Measured by `Collection.tune` on warm data, 95 % recall: with few dimensions one bit bounds so
-    loosely (SIFT, 128: 134 raw rows read per query, against 20 with three bits) that three are
-    quicker though they are twice the bytes; from some 256 dimensions on one bit is (WordNet in
-    MiniLM, 384: 40 µs against 45; Fashion-MNIST, 784: 33 against 36).
+    Measured on warm data at equal recall of 90 to 99 %. With few dimensions three bits are
+    quickest (GloVe, 50: kernels take 8 to 15 % less than with two; SIFT, 128: 4 to 10 % less up to
+    95 %). With many, what stands beside the sign bits costs more to look at: two bits take 5 to
+    10 % less than one on Fashion-MNIST (784) and 10 % less on WordNet in MiniLM (384), where
+    three are level with two.
     """
-    return _PLAIN["rabitq3" if dim <= FEW_DIMS_MAX else "rabitq1"]
+    return _PLAIN["rabitq3" if dim <= FEW_DIMS_MAX else "rabitq2"]
 
 
 def find_codec(name: str, dim: int = DIM_MAX) -> Codec:

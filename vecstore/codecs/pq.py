@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,6 +47,8 @@ def _padded(residuals: F32, width: int, seed: int) -> F32:
 
 
 def _quantizer(width: int, parts: int, seed: int) -> Any:
+    import faiss  # a store that is only read needs none of it
+
     quantizer = faiss.ProductQuantizer(width, parts, 8)
     quantizer.cp.niter = ITERATIONS
     quantizer.cp.seed = seed + 1
@@ -114,6 +115,8 @@ def train_parts(
     scale : float
         See `error_scale`.
     """
+    import faiss
+
     dim = residuals.shape[1]
     part_dim = -(-dim // parts)
     x = _padded(residuals, parts * part_dim, seed)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from hashlib import blake2b
 from operator import or_
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from vecstore.filters.conditions import Condition, Contains, OneOf, Range
 from vecstore.filters.values import Value, canonical, encoded
@@ -37,6 +38,7 @@ class Not:
     part: Node
 
 
+_NAME_BYTES_MAX: Final = 256
 Node: TypeAlias = And | Or | Not | Condition
 
 
@@ -67,6 +69,13 @@ class Filter:
         parts: list[bytes] = []
         _put_node(self.root, parts)
         return b"".join(parts)
+
+    @cached_property
+    def name(self) -> bytes:
+        """What the filter is remembered by: its key, or of a long one a digest."""
+        if len(self.key) <= _NAME_BYTES_MAX:
+            return self.key
+        return b"#" + blake2b(self.key, digest_size=32).digest()  # no key begins so
 
     @property
     def size(self) -> FilterSize:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vecstore.kernels.cache import allocating_kernel
+from vecstore.kernels.cache import allocating_kernel, kernel
 
 
 @allocating_kernel
@@ -63,3 +63,33 @@ def choose_copies(x, candidates, distances, centroids, soar_lambda, chosen):
             chosen[i, copy] = candidates[i, best]
             cost[best] = np.float32(np.inf)
             last = best
+
+
+@kernel
+def count_homes(homes, counts):
+    """Count the entries of each posting, one place on, in int64 `counts` (postings + 1,)."""
+    for i in range(homes.shape[0]):
+        for j in range(homes.shape[1]):
+            if homes[i, j] >= 0:
+                counts[homes[i, j] + 1] += 1
+
+
+@kernel
+def group_homes(homes, at, rows):
+    """Sort rows by posting.
+
+    Parameters
+    ----------
+    homes : int32 (n, copies)
+        Ordinals of postings, -1 for none.
+    at : int64 (postings,)
+        Where the rows of each begin; afterwards, where they end.
+    rows : uint32 (entries,)
+        Receives the rows of each posting, ascending.
+    """
+    for i in range(homes.shape[0]):
+        for j in range(homes.shape[1]):
+            home = homes[i, j]
+            if home >= 0:
+                rows[at[home]] = np.uint32(i)
+                at[home] += 1

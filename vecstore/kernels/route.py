@@ -11,13 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.config import BLOCK_ROWS
-from vecstore.kernels.blocks import rabitq_block
+from vecstore.kernels.blocks import mask_within, rabitq_block
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.cut import cut_below
 from vecstore.kernels.distance import centroid_distance
 from vecstore.kernels.intrinsics import (
     load_f32,
     load_i64,
     load_u32,
+    lowest_bit,
     prefetch,
     store_u32,
     store_u64,
@@ -27,7 +29,6 @@ from vecstore.kernels.topk import (
     heap_key,
     heap_pop,
     heapify,
-    histogram_cut,
 )
 from vecstore.kernels.view import (
     CENTROIDS,
@@ -36,8 +37,6 @@ from vecstore.kernels.view import (
     ESTIMATES_MAX,
     FACTS,
     HEAP,
-    HEAP_MAX,
-    HISTOGRAM,
     METRIC,
     ORDINALS,
     PADDED,
@@ -135,18 +134,17 @@ def route(view, scratch, probes, pages_probed):
             found = _estimate_page(view, scratch, page, found)
     estimates = scratch[ESTIMATES]
     want = np.int64(probes * OVERSAMPLE) + 4
-    cut = histogram_cut(estimates, found, want, scratch[HISTOGRAM])
+    cut = cut_below(estimates, found, want)
     size = 0
-    for i in range(found):
-        ordinal = load_u32(scratch[ORDINALS], i)
-        if (
-            load_f32(estimates, i) <= cut
-            and np.int64(ordinal) < view[POSTINGS]
-            and size < scratch[HEAP_MAX]
-        ):
-            prefetch(view[CENTROIDS] + 4 * dim * np.int64(ordinal))
-            store_u32(scratch[ORDINALS], size, ordinal)
-            size += 1
+    for start in range(0, found, BLOCK_ROWS):
+        mask = mask_within(estimates + 4 * start, cut)
+        while mask != np.uint32(0):
+            ordinal = load_u32(scratch[ORDINALS], start + lowest_bit(mask))
+            mask = np.uint32(mask & (mask - np.uint32(1)))
+            if np.int64(ordinal) < view[POSTINGS]:
+                prefetch(view[CENTROIDS] + 4 * dim * np.int64(ordinal))
+                store_u32(scratch[ORDINALS], size, ordinal)
+                size += 1
     for i in range(size):
         ordinal = np.int64(load_u32(scratch[ORDINALS], i))
         distance = centroid_distance(

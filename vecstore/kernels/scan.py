@@ -13,6 +13,7 @@ import numpy as np
 from vecstore.config import BLOCK_ROWS
 from vecstore.kernels.blocks import mask_within, rabitq_block
 from vecstore.kernels.cache import kernel
+from vecstore.kernels.cut import cut_below
 from vecstore.kernels.estimate import error_bound, estimate_block, refine
 from vecstore.kernels.intrinsics import (
     load_f32,
@@ -26,7 +27,7 @@ from vecstore.kernels.intrinsics import (
     store_u64,
 )
 from vecstore.kernels.rows import ask_for, is_live, rerank, run_field, run_intact
-from vecstore.kernels.topk import heap_pop, heapify, histogram_cut, offer_upper
+from vecstore.kernels.topk import heap_pop, heapify, offer_upper
 from vecstore.kernels.view import (
     BITS,
     BLOCK_BYTES,
@@ -39,7 +40,6 @@ from vecstore.kernels.view import (
     FACTS,
     FIRST_RUN,
     HEAP,
-    HISTOGRAM,
     LOWER,
     NO_ROW,
     PENDING,
@@ -170,8 +170,11 @@ def scan_posting(
     count,
     waiting,
     pending,
+    seeded,
 ):
     """Scan all runs of a posting, keeping what its bounds cannot exclude.
+
+    Rows whose estimate does not exceed `seeded` were looked at by `seed`.
 
     A warm scan waits for memory most, so with every line of a block that is read, that of the
     block at the same place of the posting that `following` names (-1: none) is asked for.
@@ -231,6 +234,9 @@ def scan_posting(
             while mask != np.uint32(0):
                 r = lowest_bit(mask)
                 mask = np.uint32(mask & (mask - np.uint32(1)))
+                estimate = load_f32(target, r)
+                if estimate <= seeded:
+                    continue
                 if refines:
                     own = extra + r * extra_bytes
                     pending = _ask_refined(
@@ -238,7 +244,6 @@ def scan_posting(
                     )
                     continue
                 row = np.int64(load_u32(numbers, r))
-                estimate = load_f32(target, r)
                 if signs:
                     error = load_f32(numbers, r - BLOCK_ROWS) * g_err
                 else:
@@ -254,46 +259,78 @@ def scan_posting(
 
 
 @kernel
-def seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances):
-    """Rerank the best estimates of the nearest posting, so that a scan starts with a threshold."""
+def seed(view, scratch, counters, ordinal, g_add, g_err, g_full, rows, distances):
+    """Look closer at the best estimates of a posting, so that a scan starts with a threshold.
+
+    Codes of one bit get exact distances, codes with further bits are refined; others bound from
+    above well enough as they are.
+
+    Returns
+    -------
+    (int64, int64, float32)
+        Rows in the best so far, survivors that wait, and the estimate up to which all rows of the
+        posting were looked at.
+    """
     k = rows.shape[0]
     block_bytes = view[BLOCK_BYTES]
+    extra_bytes = view[EXTRA_BYTES]
+    refines = bounds_above(view, k)
     estimates = scratch[ESTIMATES]
     found = 0
+    if refines and extra_bytes == 0:
+        return 0, 0, -_INF
     first = load_i64(view[FIRST_RUN], ordinal)
     end = load_i64(view[FIRST_RUN], ordinal + 1)
     for run in range(first, end):
+        blocks = run_field(view, run, RUN_BLOCKS)
         if not run_intact(view, scratch, counters, run):
-            return 0
+            return 0, 0, -_INF
+        if found + blocks * BLOCK_ROWS > scratch[ESTIMATES_MAX]:
+            return 0, 0, -_INF
         block = run_field(view, run, RUN_ADDRESS)
-        for _ in range(run_field(view, run, RUN_BLOCKS)):
-            if found + BLOCK_ROWS <= scratch[ESTIMATES_MAX]:
-                place = estimates + 4 * found
-                estimate_block(view, scratch, block, block, g_add, g_err, _INF, place)
-                found += BLOCK_ROWS
-                block += block_bytes
+        for _ in range(blocks):
+            place = estimates + 4 * found
+            estimate_block(view, scratch, block, block, g_add, g_err, _INF, place)
+            found += BLOCK_ROWS
+            block += block_bytes
     if found <= k + SEED_EXTRA:
-        return 0
-    cut = histogram_cut(estimates, found, k + SEED_EXTRA, scratch[HISTOGRAM])
+        return 0, 0, -_INF
+    cut = cut_below(estimates, found, k + SEED_EXTRA)
     count = 0
-    at = 0
+    waiting = 0
     n = 0
+    at = estimates
     for run in range(first, end):
         block = run_field(view, run, RUN_ADDRESS)
-        for _ in range(run_field(view, run, RUN_BLOCKS)):
-            if at + BLOCK_ROWS <= found:
-                mask = mask_within(estimates + 4 * at, cut)
-                numbers = block + block_bytes - 4 * BLOCK_ROWS
-                while mask != np.uint32(0):
-                    r = lowest_bit(mask)
-                    mask = np.uint32(mask & (mask - np.uint32(1)))
+        blocks = run_field(view, run, RUN_BLOCKS)
+        extra = block + blocks * block_bytes
+        for _ in range(blocks):
+            mask = mask_within(at, cut)
+            numbers = block + block_bytes - 4 * BLOCK_ROWS
+            while mask != np.uint32(0):
+                r = lowest_bit(mask)
+                mask = np.uint32(mask & (mask - np.uint32(1)))
+                if refines:
+                    own = extra + r * extra_bytes
+                    n = _ask_refined(scratch, n, block, r, own, extra_bytes, g_add, g_full)
+                else:
                     n = _keep(view, scratch, n, np.int64(load_u32(numbers, r)), -_INF)
-                if n >= RERANK_AT:
-                    count = rerank(view, scratch, counters, n, rows, distances, count)
-                    n = 0
-                at += BLOCK_ROWS
-                block += block_bytes
-    return rerank(view, scratch, counters, n, rows, distances, count)
+            if refines and n >= REFINE_AT:
+                waiting = refine_pending(view, scratch, counters, n, waiting, distances, 0)
+                n = 0
+            elif not refines and n >= RERANK_AT:
+                count = rerank(view, scratch, counters, n, rows, distances, count)
+                n = 0
+            at += 4 * BLOCK_ROWS
+            block += block_bytes
+            extra += BLOCK_ROWS * extra_bytes
+            if waiting >= RERANK_AT_END:
+                return 0, waiting, -_INF
+    if refines:
+        waiting = refine_pending(view, scratch, counters, n, waiting, distances, 0)
+    else:
+        count = rerank(view, scratch, counters, n, rows, distances, count)
+    return count, waiting, cut
 
 
 @kernel

@@ -40,7 +40,6 @@ class Scratch:
             v.SURVIVORS: 4 * v.SURVIVORS_MAX,
             v.LOWER: 4 * v.SURVIVORS_MAX,
             v.HASH: 64,
-            v.HISTOGRAM: 8 * v.BINS,
             v.FACTS: 4 * v.QUERY_FACTS,
             v.BYTES_AT: padded,
             v.PARTED: 4 * self._parts * self._part_dim,
@@ -58,11 +57,13 @@ class Scratch:
             self.table[field] = at
             at += size
         self.table[v.ESTIMATES_MAX] = ESTIMATES_MAX
-        self.table[v.HEAP_MAX] = self._heap
         self.counters: I64 = np.zeros(v.COUNTERS, np.int64)
+        self._served = view
 
     def fits(self, view: I64) -> bool:
         """Tell whether the memory serves a view."""
+        if view is self._served:
+            return True
         field = view.item
         fits: bool = (
             self._dim == field(v.DIM)
@@ -70,4 +71,6 @@ class Scratch:
             and self._part_dim == field(v.PART_DIM)
             and self._heap >= field(v.PAGES)
         )
+        if fits:
+            self._served = view
         return fits

@@ -108,6 +108,7 @@ def _search_index(view, scratch, effort, counters, rows, distances):
     count = 0
     waiting = 0
     pending = 0
+    seeded = -_INF
     probed = 0
     for place in range(NEARBY_MAX):
         left = _look_ahead(view, scratch, place, left)
@@ -121,8 +122,9 @@ def _search_index(view, scratch, effort, counters, rows, distances):
         g_err, g_full = error_factors(view, scratch, g_add, centroid, bound)
         if probed == 0:
             limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
-            if not above:
-                count = seed(view, scratch, counters, ordinal, g_add, g_err, rows, distances)
+            count, waiting, seeded = seed(
+                view, scratch, counters, ordinal, g_add, g_err, g_full, rows, distances
+            )
         count, waiting, pending = scan_posting(
             view,
             scratch,
@@ -137,7 +139,9 @@ def _search_index(view, scratch, effort, counters, rows, distances):
             count,
             waiting,
             pending,
+            seeded,
         )
+        seeded = -_INF
         left = _look_ahead(view, scratch, probed + NEARBY_MAX, left)
         probed += 1
         g_add, ordinal = following, next_ordinal

@@ -1,4 +1,4 @@
-"""Keeping the best: a sorted top-k with ties by insertion, a heap, a histogram cut."""
+"""Keeping the best: a sorted top-k with ties by insertion, and a heap."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from vecstore.kernels.intrinsics import (
     bits_float,
     float_bits,
     load_f32,
-    load_i64,
     load_u32,
     load_u64,
     store_f32,
-    store_i64,
     store_u32,
     store_u64,
 )
-from vecstore.kernels.view import BINS, CHUNK_ORDER, CHUNKS, NO_ROW, UPPER, UPPER_ROWS
+from vecstore.kernels.view import CHUNK_ORDER, CHUNKS, NO_ROW, UPPER, UPPER_ROWS
 
 _SIGN = np.uint32(0x8000_0000)
 _ALL = np.uint32(0xFFFF_FFFF)
@@ -158,37 +156,3 @@ def heap_pop(heap, size):
     if size > 2:
         _sift_down(heap, size - 1, 0)
     return best
-
-
-@kernel
-def histogram_cut(values, n, want, histogram):
-    """Find a value that at least `want` of `n` float32 values do not exceed.
-
-    Infinite values mark empty places and are ignored.  The answer is the upper edge of a bin of
-    an equal-width histogram, so a few more than `want` may lie below it.
-    """
-    low = np.float32(np.inf)
-    high = np.float32(-np.inf)
-    for i in range(n):
-        value = load_f32(values, i)
-        if value < np.float32(np.inf):
-            low = min(low, value)
-            high = max(high, value)
-    if not high > low:
-        return high
-    for b in range(BINS):
-        store_i64(histogram, b, 0)
-    width = np.float32(BINS - 1) / (high - low)
-    if not width < np.float32(np.inf):
-        return high
-    for i in range(n):
-        value = load_f32(values, i)
-        if value >= low and value <= high:
-            place = np.int64((value - low) * width)
-            store_i64(histogram, place, load_i64(histogram, place) + 1)
-    total = np.int64(0)
-    for b in range(BINS):
-        total += load_i64(histogram, b)
-        if total >= want:
-            return low + np.float32(b + 1) / width
-    return high

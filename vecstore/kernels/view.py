@@ -86,21 +86,19 @@ PLANES_AT: Final = 2  # u64 (words, planes)
 ESTIMATES: Final = 3  # f32 (estimates max,)
 ORDINALS: Final = 4  # u32 (estimates max,)
 ESTIMATES_MAX: Final = 5
-HEAP: Final = 6  # u64 (heap max,): sortable distance, ordinal
-HEAP_MAX: Final = 7
-SURVIVORS: Final = 8  # u32 (survivors max,)
-LOWER: Final = 9  # f32 (survivors max,)
-HASH: Final = 10  # 64 bytes
-HISTOGRAM: Final = 11  # i64 (BINS,)
-FACTS: Final = 12  # f32 (QUERY_FACTS,)
-BYTES_AT: Final = 13  # i8 (padded,): the query's coordinates, rounded
-PARTED: Final = 14  # f32 (parts * part dim,): the query as product quantisation sees it
-TABLES: Final = 15  # f32 (parts, 256): its products with the codebooks
-UPPER: Final = 16  # f32 (UPPERS_MAX,): least upper bounds so far, ascending
-UPPER_ROWS: Final = 17  # u32 (UPPERS_MAX,)
-PENDING: Final = 18  # rows to be refined, PENDING_BYTES each (see below)
-NEARBY: Final = 19  # u64 (NEARBY_MAX,): keys of the next postings, a ring
-SCRATCH_FIELDS: Final = 20
+HEAP: Final = 6  # u64 (estimates max or pages, whichever is more,): sortable distance, ordinal
+SURVIVORS: Final = 7  # u32 (survivors max,)
+LOWER: Final = 8  # f32 (survivors max,)
+HASH: Final = 9  # 64 bytes
+FACTS: Final = 10  # f32 (QUERY_FACTS,)
+BYTES_AT: Final = 11  # i8 (padded,): the query's coordinates, rounded
+PARTED: Final = 12  # f32 (parts * part dim,): the query as product quantisation sees it
+TABLES: Final = 13  # f32 (parts, 256): its products with the codebooks
+UPPER: Final = 14  # f32 (UPPERS_MAX,): least upper bounds so far, ascending
+UPPER_ROWS: Final = 15  # u32 (UPPERS_MAX,)
+PENDING: Final = 16  # rows to be refined, PENDING_BYTES each (see below)
+NEARBY: Final = 17  # u64 (NEARBY_MAX,): keys of the next postings, a ring
+SCRATCH_FIELDS: Final = 18
 
 # --- facts of a query ----------------------------------------------------------------------
 PLANE_SCALE: Final = 0  # products with bit planes: value of a step, and what to subtract
@@ -124,7 +122,6 @@ PENDING_MAX: Final = 64
 NEARBY_MAX: Final = 8
 SURVIVORS_MAX: Final = 512
 UPPERS_MAX: Final = 256
-BINS: Final = 512
 PAGE_TAG: Final = 1 << 62
 """Added to the number of a raw row where a damaged thing is named."""
 
@@ -150,6 +147,10 @@ COUNTED: Final = -2  # DAMAGED or UNLISTED say what kept it from being answered
 # --- empty places of a block ---------------------------------------------------------------
 NO_ROW: Final = 0xFFFF_FFFF
 
+# --- ids of rows -----------------------------------------------------------------------------
+NO_ID: Final = -1  # of NO_ROW
+OTHER_ID: Final = -2  # of a row whose id is not found in a checked table of int ids
+
 # --- a chunk of raw rows, i64 each ----------------------------------------------------------
 CHUNK_ADDRESS: Final = 0  # of its first row; 0 = no row has a place in extents
 CHUNK_START: Final = 1  # bytes from the extent's first row to there
@@ -157,7 +158,9 @@ CHUNK_SUMS: Final = 2  # u64, xxh3 of each page of the extent's rows
 CHUNK_CHECKED: Final = 3  # u64 bitmap over these pages, set on the first use
 CHUNK_ORDER: Final = 4  # u32, places in order of insertion from the first row on; 0 = row number
 CHUNK_PLACES: Final = 5  # PLACES_DTYPE; 0 = all rows of the chunk have a place
-CHUNK_FIELDS: Final = 6
+CHUNK_FIRST: Final = 6  # rows of the extent before its first row
+CHUNK_IDS: Final = 7  # address of an i64: where its int ids are, 0 before they were checked
+CHUNK_FIELDS: Final = 8  # one cache line
 
 # --- lists of an exact scan ------------------------------------------------------------------
 ALL_ROWS: Final = -1  # all that have a place in extents

@@ -32,6 +32,8 @@ class Kind(IntEnum):
     PENDING = 16  # c, PENDING, tenant u32, row u32  -> granted, in no posting of the tenant yet
     REVOKED = 17  # c, REVOKED, tenant u32, row u32  -> in a posting of the tenant, not its any more
     RECEIPT = 18  # 0, RECEIPT, place u32         -> ReceiptRecord; below RECEIPTS_MAX
+    DROPPED = 19  # c, DROPPED, tenant u32        -> left entries behind
+    BUILD = 20  # c, BUILD                        -> BuildRecord; absent when none was cut short
 
 
 _PREFIX: Final = struct.Struct(">IB")

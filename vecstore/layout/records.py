@@ -103,6 +103,24 @@ class ExtentRecord(msgspec.Struct, frozen=True):
     count: int
 
 
+class PieceRecord(msgspec.Struct, frozen=True, array_like=True):
+    """An extent that a build under way has finished."""
+
+    stage: str
+    tenant: int
+    first: int  # of the jobs, or rows, that it is about
+    digest: bytes  # of what it follows from beside the fingerprint
+    number: int
+    extent: ExtentRecord
+
+
+class BuildRecord(msgspec.Struct, frozen=True):
+    """What a build that is under way, or was cut short, has finished; see `vecstore.checkpoint`."""
+
+    fingerprint: bytes
+    pieces: list[PieceRecord]
+
+
 class ChangeRecord(msgspec.Struct, frozen=True):
     """What one transaction did to a collection, for readers that catch up.
 

@@ -18,6 +18,7 @@ class ExtentKind(IntEnum):
     POSTINGS = 2
     DIRECTORY = 3
     ATTRIBUTES = 4
+    PIECE = 5  # of a build under way; see `vecstore.checkpoint`
 
 
 class Section(IntEnum):
@@ -39,6 +40,8 @@ class Section(IntEnum):
     ATTRIBUTE_TENANTS = 14  # attributes.TENANT_DTYPE, sorted by tenant
     OWNERS = 15  # u32, tenant of each row; absent in a collection without tenants
     PLACES = 16  # PLACES_DTYPE, one per chunk; absent when every row of the range has a place
+    INTS = 17  # i32, of a piece of a build
+    FLOATS = 18  # f32, of a piece of a build
 
 
 SECTIONS_MAX: Final = 16

@@ -219,13 +219,13 @@ def _repair(call: Call) -> Any:
 
 
 def _keep_backup(call: Call) -> Any:
-    folder = call.options.backups
+    back_up, folder = call.store.backup, call.options.backups  # who may not is told nothing else
     if folder is None:
         raise InvalidArgumentError(
             "This service was started without a folder for backups; fetch one as a stream."
         )
     name = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{secrets.token_hex(3)}"
-    call.store.backup(folder / name)
+    back_up(folder / name)
     return bodies.BackupName(name)
 
 

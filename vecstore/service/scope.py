@@ -8,6 +8,7 @@ collection without tenants, or the store.  What they do not offer they refuse, w
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -104,8 +105,12 @@ class BoundStore(_Bound):
 
     def collections(self) -> list[str]:
         """Names of the collections with tenants."""
-        names = self._store.collections()
-        return [name for name in names if self._store.collection(name).options["tenants"]]
+        found = []
+        for name in self._store.collections():
+            with suppress(CollectionNotFoundError):  # it was dropped meanwhile
+                if self._store.collection(name).options["tenants"]:
+                    found.append(name)
+        return found
 
     def collection(self, name: str, **expected: Any) -> BoundCollection:
         """Get a collection with tenants; it is never created."""

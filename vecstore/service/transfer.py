@@ -67,7 +67,8 @@ async def _export(service: Service, exchange: Exchange, call: Call) -> None:
     name = f"{call.names['collection']}.jsonl.gz".encode("ascii", "replace").decode()
     safe = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
     disposition = (b"content-disposition", f'attachment; filename="{safe}"'.encode())
-    await exchange.stream(_from_thread(service, lines), "application/gzip", (disposition,))
+    pieces = _while_allowed(service, exchange, _from_thread(service, lines))
+    await exchange.stream(pieces, "application/gzip", (disposition,))
 
 
 def _lines(view: ReadVerbs) -> Iterator[bytes]:
@@ -93,8 +94,9 @@ def _lines(view: ReadVerbs) -> Iterator[bytes]:
 
 
 async def _backup(service: Service, exchange: Exchange, call: Call) -> None:
-    pieces = _packed_backup(call.store.backup, service.options)
-    await exchange.stream(_from_thread(service, pieces), "application/x-tar", ())
+    packed = _packed_backup(call.store.backup, service.options)
+    pieces = _while_allowed(service, exchange, _from_thread(service, packed))
+    await exchange.stream(pieces, "application/x-tar", ())
 
 
 def _packed_backup(back_up: Callable[[Path], None], options: Options) -> Iterator[bytes]:
@@ -146,6 +148,18 @@ def _taken(buffer: io.BytesIO) -> bytes:
     buffer.seek(0)
     buffer.truncate()
     return held
+
+
+async def _while_allowed(
+    service: Service, exchange: Exchange, pieces: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    """Give pieces as long as the caller's key is one: a stream may outlive it."""
+    try:
+        async for piece in pieces:
+            service.identify(exchange)
+            yield piece
+    finally:
+        await pieces.aclose()
 
 
 async def _from_thread(service: Service, pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -213,6 +227,7 @@ async def _import(service: Service, exchange: Exchange, call: Call) -> None:
     async def write() -> None:
         nonlocal stored, lines, size
         if lines:
+            service.identify(exchange)  # the key may have been removed since the call began
             stored += await service.runner.run(
                 VERBS["upsert"], "import", partial(_put, rows, lines)
             )
