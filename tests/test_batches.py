@@ -15,6 +15,7 @@ import pytest
 import vecstore
 from tests.store_checks import normal, python, small_limits
 from vecstore import batching
+from vecstore.batching import Batch
 
 DIM = 4
 VECTORS = normal(200, DIM)
@@ -208,3 +209,23 @@ def test_bad_durability(tmp_path: Path, durability: Any) -> None:
     with pytest.raises(vecstore.InvalidArgumentError, match="durability is"):
         vecstore.open(tmp_path / "store", durability=durability)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_commit_that_failed_in_its_time_fails_the_next_flush() -> None:
+    """Who flushes may not take for durable what a timer could not commit a moment before."""
+
+    class Opened:
+        def commit(self) -> None:
+            raise lmdb.DiskError("no")
+
+    class Facts:
+        def begin(self, *, write: bool) -> Opened:
+            assert write
+            return Opened()
+
+    batch = Batch(Facts())
+    batch._ask("begin")
+    batch._flush_quietly()
+    with pytest.raises(lmdb.DiskError):
+        batch.flush()
+    batch.close()

@@ -130,8 +130,10 @@ class Batch:
         return OpenRead(transaction, self._lock)
 
     def flush(self) -> None:
-        """Commit and sync what is open."""
+        """Commit and sync what is open; raises when that failed, now or when its time had come."""
         with self._lock:
+            if self.failure is not None:
+                raise self.failure
             if self._timer is not None:
                 self._timer.cancel()
             if self._open is not None:
@@ -146,7 +148,8 @@ class Batch:
     def close(self) -> None:
         """Commit what is open and stop."""
         try:
-            self.flush()
+            if self.failure is None:
+                self.flush()
         finally:
             self._tasks.put("stop")
             self._thread.join()

@@ -126,6 +126,9 @@ def parse_ids(ids: Any) -> Ids:
         or not hasattr(ids, "__iter__")
     ):
         _check_id(ids, 0)
+    plain = isinstance(ids, list) and set(map(type, ids)) == {int}
+    if plain and min(ids) >= 0 and max(ids) <= INT_ID_MAX:
+        return Ids(np.array(ids, np.int64), False, True)
     values = [_check_id(value, place) for place, value in enumerate(ids)]
     kinds = {type(value) for value in values}
     if len(kinds) > 1:
