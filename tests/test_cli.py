@@ -381,7 +381,7 @@ def kind_of(extent: Path) -> int:
 
 def test_compact(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with vecstore.open(store) as opened:
+    with vecstore.open(store, maintenance="off") as opened:
         for name in ("a", "b"):
             docs = opened.collection(name, dim=64)
             docs.upsert(range(5_000), np.random.default_rng(0).normal(size=(5_000, 64)))

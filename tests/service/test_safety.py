@@ -115,21 +115,33 @@ def test_a_stream_ends_with_its_key(tmp_path: Path, monkeypatch: Any) -> None:
         docs = store.collection("docs", dim=2)
         docs.upsert([1], [ONE])
     file = KeyFile(keys_beside(path))
-    _, other = file.add("admin")
     began = []
+
+    def add() -> str:
+        _, key = file.add("admin")
+        time.sleep(0.02)  # the file is looked at again
+        return key
 
     def remove(key: str) -> None:
         file.remove(key.split("_")[1])
         time.sleep(0.02)
 
+    other = add()
+
     with running(path) as service:
         for name, whole in (("_lines", f"{DOCS}/export"), ("_packed_backup", "/v1/backup")):
             for removed in (False, True):
-                _, key = file.add("admin")
+                key = add()
+                there = threading.Event()
 
-                def pieces(*args: Any, key: str = key, removed: bool = removed) -> Iterator[bytes]:
+                def pieces(
+                    *args: Any,
+                    key: str = key,
+                    removed: bool = removed,
+                    there: threading.Event = there,
+                ) -> Iterator[bytes]:
                     yield b"one"
-                    time.sleep(0.1)
+                    assert there.wait(20)
                     if removed:
                         remove(key)
                     yield b"two"
@@ -139,6 +151,7 @@ def test_a_stream_ends_with_its_key(tmp_path: Path, monkeypatch: Any) -> None:
                 connection.request("GET", whole, headers={"Authorization": f"Bearer {key}"})
                 answer = connection.getresponse()
                 assert answer.status == 200
+                there.set()
                 if not removed:
                     assert answer.read() == b"onetwo"
                 else:
@@ -146,7 +159,7 @@ def test_a_stream_ends_with_its_key(tmp_path: Path, monkeypatch: Any) -> None:
                         answer.read()
                     assert b"two" not in getattr(cut.value, "partial", b"")
                 connection.close()
-        _, key = file.add("admin")
+        key = add()
 
         def lines() -> Iterator[bytes]:
             for first in (1_000, 2_000):

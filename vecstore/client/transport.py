@@ -148,10 +148,11 @@ class Transport:
                 response = connection.getresponse()
             except OSError as error:
                 raise self._lost(error) from error
-            if response.status != 200:
-                media_type = response.headers.get("Content-Type", "")
-                raise _failure(response.status, media_type, response.read())
-            yield response
+            with response:
+                if response.status != 200:
+                    media_type = response.headers.get("Content-Type", "")
+                    raise _failure(response.status, media_type, response.read())
+                yield response
         finally:
             connection.close()
 
@@ -198,8 +199,8 @@ class Transport:
             connection, used = self._take()
             try:
                 connection.request(verb.method, target, raw or None, headers)
-                response = connection.getresponse()
-                answer = response.read()
+                with connection.getresponse() as response:  # which may own the socket by then
+                    answer = response.read()
             except _LOST:
                 connection.close()
                 if not used:  # else it was closed at this very moment; a fresh one tells more
