@@ -42,6 +42,9 @@ BETWEEN = 0.7
 """Spread that is tried with the efforts found best at those on both sides of it: up to 7 % quicker
 at equal recall of 0.92 to 0.96 (SIFT, WordNet, GloVe), and targets are met with less to spare; for
 a tenth more to measure."""
+CEILING = 0.9995
+"""Recall below which codes of several bits are tried with the widest bound, too: few queries ask
+for so much, and without it they would be answered from all rows."""
 TENANT_SPREADS = (1.0, 1e9)
 """One of many tenants is measured with less: there may be thousands."""
 PROBES_MAX = 1_024
@@ -133,8 +136,8 @@ class Measured:
 
     @property
     def sure(self) -> float:
-        """Recall less one standard error: a target is met rather than missed by chance."""
-        return max(0.0, self.recall - self.error)
+        """Recall less two standard errors: a target is met rather than missed by chance."""
+        return max(0.0, self.recall - 2.0 * self.error)
 
     def record(self) -> EffortRecord:
         """Make the record that is stored with the collection."""
@@ -242,12 +245,15 @@ def measure(
     counts = _probe_counts(int(tenant.view[v.POSTINGS]))
     codec = tenant.snapshot.extents.codec
     bounds: tuple[float, ...] = BOUNDS
+    last: list[tuple[float, float]] = []
     if codec.kind == v.FLOAT32:  # has no error to bound
         bounds = (1.0,)
     elif codec.kind != v.RABITQ or codec.bits > 1:  # has little
-        bounds = BOUNDS[:-1]
+        bounds, last = BOUNDS[:-1], [(BOUNDS[-1], spreads[-1])]
     series = [(bound, spread) for bound in bounds for spread in spreads]
-    for done, (bound, spread) in enumerate(series):
+    for done, (bound, spread) in enumerate(series + last):
+        if done >= len(series) and max(one.sure for one in measured) >= CEILING:
+            break
         best = 0.0
         for probes in counts:
             tried = measure_one(tenant, searcher, workload, Effort(probes, bound, spread))
@@ -255,7 +261,7 @@ def measure(
             if probes >= PROBES_SURE and tried.sure < best + GAIN_MIN:
                 break
             best = max(best, tried.sure)
-        progress("calibrate", done + 1, len(series))
+        progress("calibrate", min(done + 1, len(series)), len(series))
     for effort in efforts_between(_frontier(measured), spreads):
         measured.append(measure_one(tenant, searcher, workload, effort))
     return _frontier(measured)
