@@ -43,8 +43,8 @@ BETWEEN = 0.7
 at equal recall of 0.92 to 0.96 (SIFT, WordNet, GloVe), and targets are met with less to spare; for
 a tenth more to measure."""
 CEILING = 0.9995
-"""Recall below which codes of several bits are tried with the widest bound, too: few queries ask
-for so much, and without it they would be answered from all rows."""
+"""Recall below which codes of several bits are tried with the widest bound, too, and up to the most
+probes: few queries ask for so much, but without it they would be answered from all rows."""
 TENANT_SPREADS = (1.0, 1e9)
 """One of many tenants is measured with less: there may be thousands."""
 PROBES_MAX = 1_024
@@ -244,24 +244,30 @@ def measure(
     measured: list[Measured] = []
     counts = _probe_counts(int(tenant.view[v.POSTINGS]))
     codec = tenant.snapshot.extents.codec
-    bounds: tuple[float, ...] = BOUNDS
-    last: list[tuple[float, float]] = []
-    if codec.kind == v.FLOAT32:  # has no error to bound
-        bounds = (1.0,)
-    elif codec.kind != v.RABITQ or codec.bits > 1:  # has little
-        bounds, last = BOUNDS[:-1], [(BOUNDS[-1], spreads[-1])]
-    series = [(bound, spread) for bound in bounds for spread in spreads]
-    for done, (bound, spread) in enumerate(series + last):
-        if done >= len(series) and max(one.sure for one in measured) >= CEILING:
-            break
+    has_few_errors = codec.kind != v.RABITQ or codec.bits > 1
+
+    def climb(bound: float, spread: float, *, high: bool = False) -> None:
+        """Measure more and more probes, until they gain little or, with `high`, up to CEILING."""
         best = 0.0
         for probes in counts:
             tried = measure_one(tenant, searcher, workload, Effort(probes, bound, spread))
             measured.append(tried)
-            if probes >= PROBES_SURE and tried.sure < best + GAIN_MIN:
+            gains_little = probes >= PROBES_SURE and tried.sure < best + GAIN_MIN
+            if tried.sure >= CEILING or (gains_little and not high):
                 break
             best = max(best, tried.sure)
-        progress("calibrate", min(done + 1, len(series)), len(series))
+
+    bounds: tuple[float, ...] = BOUNDS
+    if codec.kind == v.FLOAT32:  # has no error to bound
+        bounds = (1.0,)
+    elif has_few_errors:
+        bounds = BOUNDS[:-1]
+    series = [(bound, spread) for bound in bounds for spread in spreads]
+    for done, (bound, spread) in enumerate(series):
+        climb(bound, spread)
+        progress("calibrate", done + 1, len(series))
+    if has_few_errors and min(spreads) < BETWEEN and max(o.sure for o in measured) < CEILING:
+        climb(BOUNDS[-1], spreads[-1], high=True)
     for effort in efforts_between(_frontier(measured), spreads):
         measured.append(measure_one(tenant, searcher, workload, effort))
     return _frontier(measured)
@@ -322,7 +328,7 @@ def _frontier(measured: list[Measured]) -> list[Measured]:
 def calibration_note(workload: Workload, rows: int) -> str:
     """Say what a calibration was measured on."""
     return (
-        f"recall@{workload.wanted}, less one standard error, of {workload.source}, "
+        f"recall@{workload.wanted}, less two standard errors, of {workload.source}, "
         f"on all {rows} rows"
     )
 

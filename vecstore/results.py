@@ -131,7 +131,7 @@ class Candidate(msgspec.Struct, frozen=True):
     ram_bytes : int
         Tables and directory.
     meets_recall, fits : bool
-        It reaches the recall asked for (less one standard error), and is within the budgets.
+        It reaches the recall asked for (less two standard errors), and is within the budgets.
     """
 
     codec: str
