@@ -59,7 +59,7 @@ def test_clocks_change_no_answer_and_add_up(
     assert ("refine" in used) == (codec == "rabitq3")
     assert (kernel < call).all()
     assert (cycles.sum(axis=1) / rate < kernel).all()
-    assert cycles.sum() / rate > 0.5 * kernel.sum()
+    assert np.median(cycles.sum(axis=1) / rate / kernel) > 0.5
 
 
 def test_a_stage_that_is_no_more_is_noticed() -> None:
