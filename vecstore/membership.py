@@ -13,7 +13,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,16 +99,27 @@ def delete_rows(edit: Edit, tenant: int, ids: Ids) -> int:
             known = np.flatnonzero(rows != np.uint32(layout.NO_ROW)).tolist()
             found.update(zip([keys[place] for place in known], rows[known].tolist(), strict=True))
     else:
-        for places, keys, values in edit.find(tenant, ids):
-            for place, key, value in zip(places.tolist(), keys, values, strict=True):
-                if value is ABSENT:
-                    continue
-                row, owner = layout.unpack_id(value, tenant)
-                if owner != tenant:
-                    raise _read_only(edit, tenant, ids.one(place))
-                found[key] = row
+        found = {key: row for _, key, row in _own_rows(edit, tenant, ids)}
     delete_keys(edit, tenant, found, len(prefix))
     return len(found)
+
+
+def _own_rows(edit: Edit, tenant: int, ids: Ids) -> Iterator[tuple[int, bytes, int]]:
+    """Look up rows that a tenant may change: places, keys and rows; unknown ids are skipped.
+
+    Raises
+    ------
+    ReadOnlyError
+        When an id is that of a row granted to the tenant.
+    """
+    for places, keys, values in edit.find(tenant, ids):
+        for place, key, value in zip(places.tolist(), keys, values, strict=True):
+            if value is ABSENT:
+                continue
+            row, owner = layout.unpack_id(value, tenant)
+            if owner != tenant:
+                raise _read_only(edit, tenant, ids.one(place))
+            yield place, key, row
 
 
 def delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
@@ -138,32 +149,26 @@ def grant(edit: Edit, owner: int, grantee: int, ids: Ids, *, indexed: bool = Fal
     record = edit.tenant(grantee)
     transaction = edit.transaction
     count = 0
-    for places, keys, values in edit.find(owner, ids):
-        for place, key, value in zip(places.tolist(), keys, values, strict=True):
-            if value is ABSENT:
-                continue
-            row, whose_row = layout.unpack_id(value, owner)
-            if whose_row != owner:
-                raise _read_only(edit, owner, ids.one(place))
-            granted_key = prefix + key[start:]
-            granted = layout.pack_granted(row, owner)
-            there = transaction.get(granted_key)
-            if there == granted:
-                continue
-            if there is not None:
-                raise DuplicateIdError(
-                    f"{whose(edit, grantee)} has a row with id {ids.one(place)!r} already; "
-                    f"nothing was granted."
-                )
-            transaction.put(granted_key, granted)
-            _add_grantee(edit, row, grantee)
-            if not indexed:
-                revoked = layout.key_pair(edit.collection, Kind.REVOKED, grantee, row)
-                if record.revoked and transaction.delete(revoked):
-                    record.revoked -= 1
-                else:
-                    _put_pending(edit, grantee, row)
-            count += 1
+    for place, key, row in _own_rows(edit, owner, ids):
+        granted_key = prefix + key[start:]
+        granted = layout.pack_granted(row, owner)
+        there = transaction.get(granted_key)
+        if there == granted:
+            continue
+        if there is not None:
+            raise DuplicateIdError(
+                f"{whose(edit, grantee)} has a row with id {ids.one(place)!r} already; "
+                f"nothing was granted."
+            )
+        transaction.put(granted_key, granted)
+        _add_grantee(edit, row, grantee)
+        if not indexed:
+            revoked = layout.key_pair(edit.collection, Kind.REVOKED, grantee, row)
+            if record.revoked and transaction.delete(revoked):
+                record.revoked -= 1
+            else:
+                _put_pending(edit, grantee, row)
+        count += 1
     record.granted += count
     record.ever_granted = record.ever_granted or count > 0
     return count
