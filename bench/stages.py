@@ -41,7 +41,7 @@ from vecstore.kernels.cache import FAST_MATH
 from vecstore.kernels.intrinsics import load_i64, store_i64
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import route
-from vecstore.kernels.rows import rerank, scan_fresh
+from vecstore.kernels.rows import rerank
 from vecstore.kernels.scan import refine_pending, rerank_last, scan_posting, seed
 
 I64 = NDArray[np.int64]

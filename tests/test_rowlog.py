@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kernel_checks import address
 from tests.store_checks import normal
 from vecstore import layout, rowlog
 from vecstore.errors import CorruptionError
@@ -41,6 +42,10 @@ def raw(count: int) -> Any:
     return normal(count, DIM, seed=count).view(np.uint8).reshape(count, ROW_BYTES)
 
 
+def ids_in(log: RowLog) -> list[Any]:
+    return [log.id_at(place) for place in range(log.count)]
+
+
 ids_of_calls = st.one_of(
     st.lists(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=9, unique=True), max_size=5),
     st.lists(st.lists(st.text(min_size=1, max_size=9).filter(str.isprintable), min_size=1,
@@ -51,7 +56,7 @@ ids_of_calls = st.one_of(
 @given(ids_of_calls, st.integers(1, 4), st.data())
 def test_rows_come_back(calls: list[list[Any]], together: int, data: st.DataObject) -> None:
     is_int = bool(calls) and isinstance(calls[0][0], int)
-    state, log, entries = StateRecord(int_ids=is_int), RowLog(ROW_BYTES), Entries([])
+    state, log, entries = StateRecord(int_ids=is_int), RowLog(IDENTITY), Entries([])
     numbers, owners, wanted, vectors = [], [], [], [np.zeros((0, ROW_BYTES), np.uint8)]
     first = 5
     with pytest.MonkeyPatch.context() as patch:
@@ -68,19 +73,19 @@ def test_rows_come_back(calls: list[list[Any]], together: int, data: st.DataObje
             new = list(log_entries(NUMBER, first, np.array(own, np.uint32), parse_ids(ids), rows))
             assert len(new) == -(-len(ids) // together)
             entries.entries += new
-            log.catch_up(entries, IDENTITY, state)  # type: ignore[arg-type]
+            log.catch_up(entries, state)  # type: ignore[arg-type]
             numbers += range(first, first + len(ids))
             owners += own
             wanted += ids
             vectors.append(rows)
             first += len(ids) + data.draw(st.integers(0, 2))
-    late = RowLog(ROW_BYTES)
-    late.catch_up(entries, IDENTITY, state)  # type: ignore[arg-type]
+    late = RowLog(IDENTITY)
+    late.catch_up(entries, state)  # type: ignore[arg-type]
     for one in (log, late):
         assert one.count == len(numbers)
         assert one.numbers[: one.count].tolist() == numbers
-        assert one.ids == wanted
-        assert one.owners == owners
+        assert ids_in(one) == wanted
+        assert one.owners[: one.count].tolist() == owners
         assert np.array_equal(one.vectors[: one.count], np.concatenate(vectors))
         for tenant in (1, 2, 3):
             places = [place for place, owner in enumerate(owners) if owner == tenant]
@@ -90,7 +95,8 @@ def test_rows_come_back(calls: list[list[Any]], together: int, data: st.DataObje
     start = sum(number < begin for number in numbers)
     assert (rest is log) == (start == 0)
     assert rest.numbers[: rest.count].tolist() == numbers[start:]
-    assert (rest.ids, rest.owners) == (wanted[start:], owners[start:])
+    assert ids_in(rest) == wanted[start:]
+    assert rest.owners[: rest.count].tolist() == owners[start:]
     assert np.array_equal(rest.vectors[: rest.count], np.concatenate(vectors)[start:])
     assert log.numbers[: log.count].tolist() == numbers, "snapshots share the log as it was"
     for tenant in (1, 2, 3):
@@ -100,8 +106,25 @@ def test_rows_come_back(calls: list[list[Any]], together: int, data: st.DataObje
     extra = list(log_entries(NUMBER, first, np.zeros(2, np.uint32), parse_ids([1, 2]), rows))
     if is_int and begin <= first:
         entries.entries += extra
-        rest.catch_up(entries, IDENTITY, StateRecord(int_ids=True, log_first=begin))  # type: ignore[arg-type]
+        rest.catch_up(entries, StateRecord(int_ids=True, log_first=begin))  # type: ignore[arg-type]
         assert rest.numbers[: rest.count].tolist() == [*numbers[start:], first, first + 1]
+
+
+def test_memory_is_used_again_when_nobody_looks_at_it() -> None:
+    rows, state = raw(8), StateRecord(int_ids=True)
+    log, places = RowLog(IDENTITY), []
+    for generation in range(6):
+        first = 8 * generation
+        new = log_entries(NUMBER, first, np.zeros(8, np.uint32), parse_ids(list(range(8))), rows)
+        log.catch_up(Entries(list(new)), state)  # type: ignore[arg-type]
+        places.append(address(log.vectors))
+        held = log.ints[2:4] if generation == 2 else None
+        log = log.since(first + 8)
+        if held is not None:
+            kept = held
+    assert len(set(places[:3])) == len(set(places[3:])) == 1
+    assert places[2] != places[3], "somebody holds ids of it"
+    assert kept.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -162,8 +162,11 @@ class Builder:
         place = numbers.astype(np.int64) - first
         is_int = bool(snapshot.state.int_ids)
         ids: Any = np.zeros(total, np.int64) if is_int else [""] * total
-        for at, value in zip(place.tolist(), snapshot.log.ids[:count], strict=True):
-            ids[at] = value
+        if is_int:
+            ids[place] = snapshot.log.ints[:count]
+        else:
+            for at, value in zip(place.tolist(), snapshot.log.texts[:count], strict=True):
+                ids[at] = value
         owners = None
         if self._record.tenants:
             owners = np.zeros(total, np.uint32)

@@ -188,7 +188,7 @@ class Indexer:
             return {TENANT_NONE} if snapshot.log_count or everything else set()
         touched = {  # the row log may still hold rows of tenants that were dropped
             tenant
-            for tenant in set(snapshot.log.owners[: snapshot.log_count])
+            for tenant in distinct(snapshot.log.owners[: snapshot.log_count]).tolist()
             if transaction.get(layout.key_u32(self._writing.collection, Kind.TENANT, tenant))
         }
         prefix = layout.key(self._writing.collection, Kind.TENANT if everything else Kind.PENDING)

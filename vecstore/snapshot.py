@@ -54,8 +54,8 @@ class Snapshot:
     calls : int
         Calls of this process in batches, when it was taken: a transaction that is not committed
         yet changes under its number.
-    log_vectors : uint8 (capacity, row bytes)
-        The log's buffer as it was; the first `log_count` rows count.
+    log_vectors : uint8 (capacity, row bytes), log_codes : uint8 (capacity, code bytes)
+        The log's buffers as they were; the first `log_count` rows count.
     chunk_table : int64 (chunks, CHUNK_FIELDS)
         Where raw rows are, for as many as have numbers.
     view : int64 array
@@ -75,6 +75,7 @@ class Snapshot:
     log_count: int
     live: U64
     log_vectors: NDArray[np.uint8]
+    log_codes: NDArray[np.uint8]
     chunk_table: I64
     view: I64
     arrays: tuple[NDArray[Any], ...] = field(repr=False)
@@ -87,7 +88,7 @@ class Snapshot:
         if row >= self.state.log_first and self.log_count:
             place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
             if place < self.log_count and self.log.numbers[place] == row:
-                return self.log.ids[place]
+                return self.log.id_at(place)
         return self.extents.raw_rows(row).one(row)
 
     def owner_of(self, row: int) -> int:
@@ -95,7 +96,7 @@ class Snapshot:
         if row >= self.state.log_first and self.log_count:
             place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
             if place < self.log_count and self.log.numbers[place] == row:
-                return self.log.owners[place]
+                return int(self.log.owners[place])
         return self.extents.raw_rows(row).owner(row)
 
     def owner_list(self, rows: list[int]) -> list[int]:
@@ -282,8 +283,8 @@ def take_snapshot(
         if old is not None and changes is not None:
             log = old.log.since(state.log_first)
         else:
-            log = RowLog(identity.row_bytes)
-    log.catch_up(transaction, identity, state)
+            log = RowLog(identity)
+    log.catch_up(transaction, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
     if old is not None and same_extents and changes is not None:
@@ -351,7 +352,11 @@ def _assemble(
     view[v.LIVE] = live.ctypes.data
     view[v.RAW_FORM] = identity.form.number
     view[v.ROW_BYTES] = identity.row_bytes
-    arrays = (log.vectors, log.numbers)
+    view[v.LOG_ROWS] = log.count
+    view[v.LOG_NUMBERS] = log.numbers.ctypes.data
+    if state.int_ids:
+        view[v.LOG_IDS] = log.ints.ctypes.data
+    arrays = (log.numbers, log.ints)
     return Snapshot(
         identity,
         number,
@@ -362,6 +367,7 @@ def _assemble(
         log.count,
         live,
         log.vectors,
+        log.codes,
         table,
         view,
         arrays,

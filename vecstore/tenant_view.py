@@ -155,6 +155,7 @@ class TenantView:
         new = RowSet.of(len(self.live), [self.fresh])
         fresh, listed = (rows & new).rows, _list(view, (rows - new).rows)
         addresses = self.snapshot.addresses(fresh)
+        view[v.FRESH_CODES] = 0
         view[v.FRESH_ROWS] = len(fresh)
         view[v.FRESH_NUMBERS] = fresh.ctypes.data
         view[v.FRESH_ADDRESSES] = addresses.ctypes.data
@@ -230,12 +231,14 @@ def make_view(
     if number == TENANT_NONE:
         fresh = log.numbers[: snapshot.log_count]
         view[v.FRESH_VECTORS] = snapshot.log_vectors.ctypes.data
+        view[v.FRESH_CODES] = snapshot.log_codes.ctypes.data
         view[v.LISTED] = v.ALL_ROWS
     else:
-        fresh, addresses = _own_fresh(snapshot, number, granted)
-        if len(addresses):
+        fresh, addresses, codes = _own_fresh(snapshot, number, granted)
+        if len(fresh):
             view[v.FRESH_ADDRESSES] = addresses.ctypes.data
-            arrays.append(addresses)
+            view[v.FRESH_CODES] = codes.ctypes.data
+            arrays += [addresses, codes]
         view[v.LISTED] = v.NO_LIST if index.run_count() else 0
     if len(fresh):
         view[v.FRESH_ROWS] = len(fresh)
@@ -252,19 +255,24 @@ def make_view(
     return TenantView(snapshot, number, record, index, fresh, live, rows, view, tuple(arrays))
 
 
-def _own_fresh(snapshot: Snapshot, number: int, granted: U32) -> tuple[U32, I64]:
-    """Rows of a tenant that stand in no posting of it yet, and their addresses."""
-    log = snapshot.log
-    if number not in log.tenants:
-        return granted, snapshot.addresses(granted) if len(granted) else _NO_ADDRESSES
-    places = log.places(number, snapshot.log_count)
-    row_bytes = snapshot.identity.row_bytes
-    fresh = log.numbers[places]
-    addresses = snapshot.log_vectors.ctypes.data + places.astype(np.int64) * row_bytes
+def _own_fresh(snapshot: Snapshot, number: int, granted: U32) -> tuple[U32, I64, I64]:
+    """Rows of a tenant that stand in no posting of it yet, their addresses, those of their codes.
+
+    Rows granted to it have no codes.
+    """
+    places = snapshot.log.places(number, snapshot.log_count)
+    if not len(places) and not len(granted):
+        return NO_ROWS, _NO_ADDRESSES, _NO_ADDRESSES
+    rows, codes = snapshot.log_vectors, snapshot.log_codes
+    fresh = snapshot.log.numbers[places]
+    steps = places.astype(np.int64)
+    addresses = rows.ctypes.data + steps * rows.strides[0]
+    code_addresses = codes.ctypes.data + steps * codes.strides[0]
     if len(granted):
         fresh = np.concatenate([fresh, granted])
         addresses = np.concatenate([addresses, snapshot.addresses(granted)])
-    return fresh, addresses
+        code_addresses = np.append(code_addresses, np.zeros(len(granted), np.int64))
+    return fresh, addresses, code_addresses
 
 
 def rows_under(

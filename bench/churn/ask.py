@@ -23,6 +23,8 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 PACE = 500
 """Queries a second."""
+IDLE_S = 0.05
+"""Seconds between the queries of a process while others ask beside the writes."""
 NAME = "docs"
 
 
@@ -143,6 +145,9 @@ def _serve(connection: Connection, folder: str) -> None:
     with vecstore.open(folder, mode="r") as store:
         docs = store.collection(NAME)
         while True:
+            # a reader that never asks would keep the files of its last query, and their space
+            while len(queries) and not connection.poll(IDLE_S):
+                docs.query(queries[0], k=k)
             try:
                 message = connection.recv()
             except EOFError:

@@ -15,6 +15,9 @@ from vecstore.kernels.view import (
     CHUNK_PLACES,
     CHUNK_TABLE,
     CHUNKS,
+    LOG_IDS,
+    LOG_NUMBERS,
+    LOG_ROWS,
     NO_ID,
     NO_ROW,
     OTHER_ID,
@@ -42,14 +45,30 @@ def place_in_chunk(view, row):
 
 
 @kernel
+def _place_in_log(view, row):
+    """Place of a row among those of the log with int ids, or -1."""
+    if view[LOG_IDS] == 0:
+        return np.int64(-1)
+    low, high = np.int64(0), view[LOG_ROWS]
+    while low < high:
+        middle = (low + high) // 2
+        if np.int64(load_u32(view[LOG_NUMBERS], middle)) < row:
+            low = middle + 1
+        else:
+            high = middle
+    if low < view[LOG_ROWS] and np.int64(load_u32(view[LOG_NUMBERS], low)) == row:
+        return low
+    return np.int64(-1)
+
+
+@kernel
 def int_ids(view, rows, ids):
     """Look up the ids of rows (uint32) as int64: NO_ID for NO_ROW, OTHER_ID where there is none.
 
     Returns
     -------
     int64
-        How many got OTHER_ID: rows in the log, and of extents whose ids were not checked yet or
-        are no ints.
+        How many got OTHER_ID: rows of extents whose ids were not checked yet, or are no ints.
     """
     others = 0
     for i in range(rows.shape[0]):
@@ -60,8 +79,13 @@ def int_ids(view, rows, ids):
             known = load_i64(chunk_field(view, chunk, CHUNK_INTS), 0)
         if known != 0:
             ids[i] = load_i64(chunk_field(view, chunk, CHUNK_IDS), place_in_chunk(view, row))
-        elif row == NO_ROW:
+            continue
+        if row == NO_ROW:
             ids[i] = NO_ID
+            continue
+        place = _place_in_log(view, row)
+        if place >= 0:
+            ids[i] = load_i64(view[LOG_IDS], place)
         else:
             ids[i] = OTHER_ID
             others += 1

@@ -35,10 +35,6 @@ from vecstore.kernels.view import (
     DAMAGED,
     DIM,
     EXTRA_BYTES,
-    FRESH_ADDRESSES,
-    FRESH_NUMBERS,
-    FRESH_ROWS,
-    FRESH_VECTORS,
     HASH,
     LISTED,
     LISTED_ROWS,
@@ -252,26 +248,6 @@ def rerank(view, scratch, counters, n, rows, distances, count):
         distance = exact_distance(form, metric, scratch[QUERY], address, dim)
         if distance <= kth:
             count = offer(view, rows, distances, count, np.uint32(row), distance)
-    return count
-
-
-@kernel
-def scan_fresh(view, scratch, rows, distances, count):
-    """Exact distances of all rows that stand in no posting yet."""
-    dim = view[DIM]
-    form = view[RAW_FORM]
-    metric = view[METRIC]
-    last = rows.shape[0] - 1
-    for i in range(view[FRESH_ROWS]):
-        row = np.int64(load_u32(view[FRESH_NUMBERS], i))
-        if is_live(view, row):
-            if view[FRESH_ADDRESSES] == 0:
-                address = view[FRESH_VECTORS] + view[ROW_BYTES] * i
-            else:
-                address = load_i64(view[FRESH_ADDRESSES], i)
-            distance = exact_distance(form, metric, scratch[QUERY], address, dim)
-            if count <= last or distance <= distances[last]:
-                count = offer(view, rows, distances, count, np.uint32(row), distance)
     return count
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from vecstore.kernels.cache import kernel
 from vecstore.kernels.cold import ask_for_likely_rows, ask_for_postings, begin, finish
 from vecstore.kernels.estimate import error_factors
+from vecstore.kernels.fresh import scan_fresh
 from vecstore.kernels.intrinsics import load_i64, load_u64, prefetch, store_u64
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import next_posting, route
-from vecstore.kernels.rows import ask_for_ids, rerank, run_field, scan_exactly, scan_fresh
+from vecstore.kernels.rows import ask_for_ids, rerank, run_field, scan_exactly
 from vecstore.kernels.scan import (
     bounds_above,
     refine_pending,

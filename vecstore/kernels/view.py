@@ -38,18 +38,23 @@ FRESH_ROWS: Final = 22  # rows that stand in no posting yet
 FRESH_NUMBERS: Final = 23  # u32 (fresh rows,)
 FRESH_VECTORS: Final = 24  # u8 (fresh rows, row bytes), where FRESH_ADDRESSES is 0
 FRESH_ADDRESSES: Final = 25  # i64 (fresh rows,), when they do not stand one after the other
+FRESH_CODES: Final = 26  # beside FRESH_VECTORS their codes, beside FRESH_ADDRESSES i64, of their
+# codes or 0; 0 = no row has codes
+LOG_ROWS: Final = 27  # rows of the log, of whatever tenant
+LOG_NUMBERS: Final = 28  # u32 (log rows,), ascending
+LOG_IDS: Final = 29  # i64 (log rows,); 0 = ids are no ints
 
-PAGES: Final = 26  # super-centroids
-SUPERS: Final = 27  # f32 (pages, dim)
-PAGE_TABLE: Final = 28  # as stored, (pages,): where the code blocks of centroids are
-PAGE_CODES: Final = 29
-POSTINGS: Final = 30
-CENTROIDS: Final = 31  # f32 (postings, dim)
-FIRST_RUN: Final = 32  # i64 (postings + 1,)
-RUN_TABLE: Final = 33  # i64 (runs, RUN_FIELDS)
-LISTED: Final = 34  # rows of an exact scan, or ALL_ROWS, or NO_LIST
-LISTED_ROWS: Final = 35  # u32 (listed,), ascending
-VIEW_FIELDS: Final = 36
+PAGES: Final = 30  # super-centroids
+SUPERS: Final = 31  # f32 (pages, dim)
+PAGE_TABLE: Final = 32  # as stored, (pages,): where the code blocks of centroids are
+PAGE_CODES: Final = 33
+POSTINGS: Final = 34
+CENTROIDS: Final = 35  # f32 (postings, dim)
+FIRST_RUN: Final = 36  # i64 (postings + 1,)
+RUN_TABLE: Final = 37  # i64 (runs, RUN_FIELDS)
+LISTED: Final = 38  # rows of an exact scan, or ALL_ROWS, or NO_LIST
+LISTED_ROWS: Final = 39  # u32 (listed,), ascending
+VIEW_FIELDS: Final = 40
 
 # --- a run, i64 each -------------------------------------------------------------------------
 RUN_ADDRESS: Final = 0
