@@ -38,6 +38,7 @@ from bench.tables import table
 from vecstore import search
 from vecstore.kernels import search as kernel_search
 from vecstore.kernels.cache import FAST_MATH
+from vecstore.kernels.fresh import scan_fresh
 from vecstore.kernels.intrinsics import load_i64, store_i64
 from vecstore.kernels.query import make_query, prepare
 from vecstore.kernels.route import route

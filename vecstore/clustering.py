@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vecstore.config import COPIES, POSTING_ROWS, POSTING_ROWS_MAX, SOAR_LAMBDA
 from vecstore.kernels.closure import choose_copies
 from vecstore.stages import Keeper, Piece, work_through
-from vecstore.yielding import begin, is_beside
+from vecstore.yielding import begin, beside
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -210,14 +210,14 @@ def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTIN
 
 def worker_pool(workers: int) -> ThreadPoolExecutor:
     """Threads that each run faiss on one core: cells are independent, barriers cost more."""
-    beside = is_beside()
+    running = beside()
 
     import faiss
 
     def prepare() -> None:
         faiss.omp_set_num_threads(1)
-        if beside:
-            begin()
+        if running is not None:
+            begin(running)
 
     return ThreadPoolExecutor(workers, "vecstore-build", prepare)
 

@@ -24,12 +24,9 @@ class Core:
         self.searcher = Searcher()
         self.reader = Reader(session, identity, self.searcher)
         self.writing = Writing(
-            session.environment,
+            session,
             identity,
             self.reader.newest,
-            session.write_lock,
-            session.build_lock,
-            session.receipts,
             self.searcher,
         )
         self.writer = Writer(self.writing, maintenance)

@@ -39,6 +39,7 @@ from vecstore.lookups import (
     refuse_dropped,
 )
 from vecstore.transaction import Transaction
+from vecstore.yielding import yielding
 
 
 class Edit:
@@ -120,7 +121,7 @@ class Edit:
     def find(self, tenant: int, ids: Ids) -> Iterator[tuple[NDArray[np.int64], list[bytes], Any]]:
         """Look ids up: places, keys and values, some at a time, in the order of keys."""
         for places, keys in ids.keys(layout.id_prefix(self.collection, tenant)):
-            yield places, keys, [self.transaction.get(key) or ABSENT for key in keys]
+            yield places, keys, [self.transaction.get(key) or ABSENT for key in yielding(keys)]
 
     def skip_to(self, row: int) -> None:
         """Never give out the row numbers before `row`."""
@@ -172,7 +173,7 @@ class Edit:
         ended = list(rows)
         self.end(ended)
         self.tenant(tenant).rows -= len(ended)
-        for row in ended:
+        for row in yielding(ended):
             self.drop_facts(row)
 
     def end(self, rows: Collection[int]) -> None:

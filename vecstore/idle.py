@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vecstore.config import COPIES
 from vecstore.division import copies_for
 from vecstore.errors import CorruptionError
-from vecstore.layout import get_bits
+from vecstore.layout import TENANT_NONE, get_bits
 from vecstore.postings import PostingRuns
 from vecstore.snapshot import Snapshot
 from vecstore.writing import Captured
@@ -57,7 +57,8 @@ def mostly_unread(captured: Captured) -> list[PostingRuns]:
     parts = captured.snapshot.extents.postings
     stored = np.array([int(part.runs["rows"].sum()) for part in parts], np.int64)
     unread = np.zeros(len(parts), np.int64)
-    for tenant, own in _largest(parts):
+    alone = not captured.snapshot.identity.record.tenants
+    for tenant, own in [(TENANT_NONE, stored)] if alone else _largest(parts):
         try:
             unread += own - captured.view(tenant).index.entries_by_part()
         except CorruptionError:  # of this tenant alone; its reads and checks tell

@@ -96,7 +96,7 @@ class Maintenance:
     def _work(self) -> None:
         """Do what is due until nothing is."""
         _be_nice()
-        begin()
+        begin(self._session.others_run)
         try:
             while (writer := self._next()) is not None:
                 again = self._step(writer)
@@ -123,7 +123,7 @@ class Maintenance:
         lock = self._session.build_lock
         lock.acquire_after_others()
         try:
-            with self._session:
+            with self._session.in_background():
                 again = writer.maintain(self._progress_of(writer))
             self._stepped_back = False
             return again

@@ -25,6 +25,7 @@ from vecstore.ids import Ids
 from vecstore.layout import Kind
 from vecstore.lookups import ABSENT
 from vecstore.tenant_view import rows_under
+from vecstore.yielding import yielding
 
 U32 = NDArray[np.uint32]
 
@@ -124,7 +125,7 @@ def _own_rows(edit: Edit, tenant: int, ids: Ids) -> Iterator[tuple[int, bytes, i
 
 def delete_keys(edit: Edit, tenant: int, found: dict[bytes, int], start: int) -> None:
     """Delete id keys and their rows; ids begin at `start` of a key."""
-    for key, row in found.items():
+    for key, row in yielding(found.items()):
         edit.transaction.delete(key)
         if edit.state.shared_rows:
             end_grants(edit, key[start:], row)

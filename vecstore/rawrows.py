@@ -36,6 +36,7 @@ from vecstore.layout import (
     bitmap_words,
     set_range,
 )
+from vecstore.rowsets import numbers
 
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
@@ -206,9 +207,9 @@ class RawRows:
 
     def rows(self, live: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Row numbers of the live rows that stand here, ascending."""
-        words = live[self.first_row // 64 : -(-self.end_row // 64)]
-        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
-        return (np.flatnonzero(bits) + self.first_row).astype(np.uint32)
+        found = numbers(live[self.first_row // 64 : -(-self.end_row // 64)])
+        found += np.uint32(self.first_row)
+        return found
 
     def raw(self, rows: NDArray[np.uint32]) -> U8:
         """Rows as they are stored, uint8 (n, row bytes), of ascending row numbers."""

@@ -197,16 +197,7 @@ def _rebuild(
     """Divide the rows of every tenant anew and write all that is found by them."""
     old = [number for number, record in names.items() if record.kind != ExtentKind.RAW]
     indexer = Indexer(
-        _FromRows(
-            writing.environment,
-            writing.identity,
-            writing.newest,
-            writing.lock,
-            writing.build_lock,
-            writing.receipts,
-            writing.searcher,
-            rows,
-        )
+        _FromRows(writing.session, writing.identity, writing.newest, writing.searcher, rows)
     )
     indexer.run(lost=old, progress=progress)
     with suppress(DiskFullError):  # the repair is done; the rest is done by maintenance

@@ -172,6 +172,8 @@ class RowLog:
         Places of each tenant's rows, ascending, but for `TENANT_NONE`, which has them all.
     count : int
         Rows held.
+    addresses : tuple of int
+        Of the first four buffers: vectors, codes, ints, numbers.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -188,6 +190,7 @@ class RowLog:
 
     def _put(self, parts: Sequence[U8]) -> None:
         self.vectors, self.codes, ints, numbers, owners = self._parts = parts
+        self.addresses = tuple(part.ctypes.data for part in parts[:4])
         self.ints: I64 = ints.view(np.int64)[:, 0]
         self.numbers: U32 = numbers.view(np.uint32)[:, 0]
         self.owners: U32 = owners.view(np.uint32)[:, 0]

@@ -43,6 +43,13 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     return ordered[new]
 
 
+def numbers(bits: U64) -> U32:
+    """Places of all set bits, ascending."""
+    found: U32 = np.empty(count(bits), np.uint32)
+    spell_out(bits, found)
+    return found
+
+
 def starts(ordered: NDArray[Any]) -> NDArray[np.int64]:
     """Places at which another number begins, in ascending ones."""
     new = np.ones(len(ordered), np.bool_)

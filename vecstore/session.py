@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from vecstore.errors import InvalidArgumentError, StoreClosedError
@@ -136,6 +137,7 @@ class Session:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._calls = 0
+        self._background: int | None = None
         self._closing = False
         self._own = threading.local()
 
@@ -162,6 +164,21 @@ class Session:
             self._calls -= 1
             if self._closing and not self._calls:
                 self._idle.notify_all()
+
+    @contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Run a block as a call that others need not let pass; one at a time."""
+        with self:
+            self._background = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._background = None
+
+    def others_run(self) -> bool:
+        """Whether other threads are within calls, but for what is done in the background."""
+        background = self._background not in (None, threading.get_ident())
+        return self._calls - getattr(self._own, "depth", 0) - background > 0
 
     @property
     def closed(self) -> bool:

@@ -22,6 +22,7 @@ from vecstore.errors import CorruptionError
 from vecstore.extent_set import ExtentSet, Identity
 from vecstore.kernels import view as v
 from vecstore.kernels.chunks import int_ids
+from vecstore.kernels.rowsets import count
 from vecstore.layout import (
     ChangeRecord,
     ExtentKind,
@@ -32,6 +33,7 @@ from vecstore.lookups import dropped_tenants, extent_records, read_state
 from vecstore.lru import LruBytes
 from vecstore.rawrows import RawRows
 from vecstore.rowlog import RowLog
+from vecstore.rowsets import numbers
 from vecstore.transaction import Transaction
 
 I64 = NDArray[np.int64]
@@ -157,8 +159,7 @@ class Snapshot:
 
     def live_rows(self) -> NDArray[np.uint32]:
         """All live row numbers, ascending."""
-        bits = np.unpackbits(self.live.view(np.uint8), bitorder="little")
-        return np.flatnonzero(bits).astype(np.uint32)
+        return numbers(self.live)
 
     def metadata(
         self, transaction: Transaction, rows: Sequence[int]
@@ -284,19 +285,21 @@ def take_snapshot(
             log = old.log.since(state.log_first)
         else:
             log = RowLog(identity)
-    log.catch_up(transaction, state)
+    if old is None or changes is None or state.next_row != old.state.next_row:
+        log.catch_up(transaction, state)
     end = max(state.next_row, len(extents.chunk_table) * CHUNK_ROWS)
     words = -(-end // CHUNK_ROWS) * (CHUNK_ROWS // 64)
     if old is not None and same_extents and changes is not None:
         live = np.empty(words, np.uint64)
         live[: len(old.live)] = old.live
         live[len(old.live) :] = 0
-        layout.set_bits(live, log.numbers[old.log_count : log.count], True)
+        if log.count > old.log_count:
+            layout.set_bits(live, log.numbers[old.log_count : log.count], True)
         for change in changes:
             layout.set_bits(live, np.frombuffer(change.dead, np.uint32), False)
     else:
         live = _live_bitmap(transaction, collection, extents, log, words)
-    found = int(np.bitwise_count(live).sum())
+    found = count(live)
     if found != state.live_rows:
         raise CorruptionError(
             f"Collection {identity.name!r} counts {state.live_rows} rows, and its facts lead to "
@@ -352,10 +355,9 @@ def _assemble(
     view[v.LIVE] = live.ctypes.data
     view[v.RAW_FORM] = identity.form.number
     view[v.ROW_BYTES] = identity.row_bytes
+    view[v.FRESH_VECTORS], view[v.FRESH_CODES], ids, view[v.LOG_NUMBERS] = log.addresses
     view[v.LOG_ROWS] = log.count
-    view[v.LOG_NUMBERS] = log.numbers.ctypes.data
-    if state.int_ids:
-        view[v.LOG_IDS] = log.ints.ctypes.data
+    view[v.LOG_IDS] = ids if state.int_ids else 0
     arrays = (log.numbers, log.ints)
     return Snapshot(
         identity,

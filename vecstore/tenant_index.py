@@ -103,11 +103,6 @@ class TenantIndex:
         """Place of a run's extent, and its own place there."""
         return int(self._table[run, v.RUN_PART]), int(self._table[run, v.RUN_PLACE])
 
-    def _ask(self, source: tuple[int, int]) -> None:
-        """Ask for a run by the place of its extent, and its own place there."""
-        place, run = source
-        self._parts[place].ask(run)
-
     def _checked_entries(self, place: int, run: int, block_bytes: int) -> U32:
         """Rows of a run, its checksum looked at on its first use."""
         part = self._parts[place]
@@ -136,11 +131,12 @@ class TenantIndex:
         owners = np.searchsorted(self.first_run, runs, "right") - 1
         room = int(np.maximum(BLOCK_ROWS * table[:, v.RUN_BLOCKS], table[:, v.RUN_ROWS]).sum())
         ordinals, rows = np.empty(room, np.int64), np.empty(room, np.uint32)
-        sources = table[:, v.RUN_PART : v.RUN_PLACE + 1].tolist()
+        # plain numbers: so many lists of two would set off the collection of garbage, all of it
+        parts, places = table[:, v.RUN_PART].tolist(), table[:, v.RUN_PLACE].tolist()
         end = 0
-        ahead = asked_ahead(sources, self._ask)
-        for ordinal, (place, run) in yielding(zip(owners.tolist(), ahead, strict=True)):
-            own = self._checked_entries(place, run, block_bytes)
+        ahead = asked_ahead(range(len(parts)), lambda i: self._parts[parts[i]].ask(places[i]))
+        for i, ordinal in yielding(zip(ahead, owners.tolist(), strict=True)):
+            own = self._checked_entries(parts[i], places[i], block_bytes)
             start, end = end, end + len(own)
             ordinals[start:end] = ordinal
             rows[start:end] = own

@@ -230,8 +230,6 @@ def make_view(
     log = snapshot.log
     if number == TENANT_NONE:
         fresh = log.numbers[: snapshot.log_count]
-        view[v.FRESH_VECTORS] = snapshot.log_vectors.ctypes.data
-        view[v.FRESH_CODES] = snapshot.log_codes.ctypes.data
         view[v.LISTED] = v.ALL_ROWS
     else:
         fresh, addresses, codes = _own_fresh(snapshot, number, granted)

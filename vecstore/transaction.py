@@ -22,6 +22,7 @@ from vecstore import layout
 from vecstore.disk_errors import explain
 from vecstore.errors import CorruptionError
 from vecstore.layout import BULK_KEYS_MIN, SUM_BYTES, Kind, entry_sum, entry_sums
+from vecstore.yielding import yielding
 
 _NO_ROW = layout.U32.pack(layout.NO_ROW)
 _ABSENT = _NO_ROW + bytes(SUM_BYTES)
@@ -97,7 +98,7 @@ class Transaction:
             heads = b"".join([self.get(key, within) or _NO_ROW for key in keys])
             return np.frombuffer(heads, ">u4").astype(np.uint32)
         try:
-            values = list(map(self.raw.get, keys, repeat(_ABSENT)))
+            values = list(map(self.raw.get, yielding(keys), repeat(_ABSENT)))
         except lmdb.Error as error:
             raise explain(error, self.path) from error
         joined = b"".join(values)

@@ -46,6 +46,7 @@ from vecstore.tenancy import Tenancy
 from vecstore.tenant_view import open_tenant
 from vecstore.transaction import Transaction
 from vecstore.writing import Writing
+from vecstore.yielding import sharing
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
@@ -369,7 +370,10 @@ class Writer:
     @contextmanager
     def _editing(self) -> Iterator[Edit]:
         """One transaction's changes; what raises undoes them all."""
-        with self._environment.write_soon() as transaction:
+        with (
+            sharing(self._writing.session.others_run),
+            self._environment.write_soon() as transaction,
+        ):
             edit = Edit(transaction, self._identity)
             yield edit
             edit.finish()

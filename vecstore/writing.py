@@ -20,7 +20,7 @@ from vecstore.layout import TENANT_NONE, align
 from vecstore.lookups import read_state
 from vecstore.receipts import Receipts
 from vecstore.search import Searcher
-from vecstore.session import BuildLock, WriteLock
+from vecstore.session import BuildLock, Session, WriteLock
 from vecstore.snapshot import Snapshot
 from vecstore.storage import Environment
 from vecstore.tenant_view import TenantView, open_tenant
@@ -52,26 +52,37 @@ class Writing:
 
     Attributes
     ----------
-    environment : Environment
+    session : Session
     identity : Identity
     newest : callable
         Gives the newest snapshot.
-    lock : WriteLock
-        The store's write lock: while it is held nobody else commits.
-    build_lock : BuildLock
-        The store's build lock: whoever holds it alone names and retires extents.
-    receipts : Receipts
-        Of the store: the transaction of a call puts one beside what it writes.
     searcher : Searcher
     """
 
-    environment: Environment
+    session: Session
     identity: Identity
     newest: Callable[[], Snapshot]
-    lock: WriteLock
-    build_lock: BuildLock
-    receipts: Receipts
     searcher: Searcher
+
+    @property
+    def environment(self) -> Environment:
+        """LMDB's environment."""
+        return self.session.environment
+
+    @property
+    def lock(self) -> WriteLock:
+        """The store's write lock: while it is held nobody else commits."""
+        return self.session.write_lock
+
+    @property
+    def build_lock(self) -> BuildLock:
+        """The store's build lock: whoever holds it alone names and retires extents."""
+        return self.session.build_lock
+
+    @property
+    def receipts(self) -> Receipts:
+        """Of the store: the transaction of a call puts one beside what it writes."""
+        return self.session.receipts
 
     @property
     def workers(self) -> int:
