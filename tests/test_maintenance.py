@@ -19,6 +19,7 @@ from tests.naive import Model
 from tests.store_checks import assert_equals, normal, small_limits, sound_store
 from tests.tenant_checks import DIM, SHAPES, fill, flush, shown, small_shapes
 from vecstore import maintenance, publish, rebuild
+from vecstore.clustering import silent
 from vecstore.collection import Collection
 
 PATIENCE_S = 60
@@ -429,3 +430,22 @@ def test_a_progress_callback_cannot_write(path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(vecstore.InvalidArgumentError, match="within a write"):
             docs.load(normal(100, DIM), progress=write)
         assert docs.count() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for this process's maps")
+def test_space_comes_back_without_another_call(tmp_path: Path) -> None:
+    """A file that is unlinked and still mapped takes its space; the writer's own maps go first."""
+    with sound_store(tmp_path / "store", maintenance="off") as store:
+        docs = store.collection("docs", dim=DIM)
+        for start in (0, 5_000):
+            docs.load(normal(5_000, DIM, seed=start), np.arange(start, start + 5_000))
+        docs.query(normal(1, DIM)[0])
+        folder = tmp_path / "store" / "extents"
+        before = {path.name for path in folder.iterdir()}
+        with store._session, store._session.build_lock:
+            docs._core.writer._compactor.compact(silent)
+        gone = before - {path.name for path in folder.iterdir()}
+        assert gone
+        maps = Path("/proc/self/maps").read_text("utf8")
+        assert str(folder) in maps
+        assert [name for name in gone if f"{folder / name} (deleted)" in maps] == []

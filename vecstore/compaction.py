@@ -78,6 +78,7 @@ class Compactor:
         done = bool(steps)
         while steps:
             steps.pop(0)()
+            self._writing.newest()  # what this process read last would keep the space of its files
             clear_retired(self._writing)
         return done
 
