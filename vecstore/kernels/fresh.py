@@ -51,10 +51,12 @@ _TWO = np.float32(2.0)
 _SIGN = np.int32(0x7FFF_FFFF)
 
 
-@kernel
-def code_bytes(dim):
+def code_bytes(dim: int) -> int:
     """Bytes from the codes of one fresh row to those of the next."""
     return (CODE_HEAD + dim + 15) // 16 * 16
+
+
+_code_bytes = kernel(code_bytes)
 
 
 @kernel
@@ -147,7 +149,7 @@ def _codes_of(view, i):
     if view[FRESH_CODES] == 0:
         return np.int64(0)
     if view[FRESH_ADDRESSES] == 0:
-        return view[FRESH_CODES] + code_bytes(view[DIM]) * i
+        return view[FRESH_CODES] + _code_bytes(view[DIM]) * i
     return load_i64(view[FRESH_CODES], i)
 
 
