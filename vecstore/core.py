@@ -23,12 +23,7 @@ class Core:
         self.dim = identity.record.dim
         self.searcher = Searcher()
         self.reader = Reader(session, identity, self.searcher)
-        self.writing = Writing(
-            session,
-            identity,
-            self.reader.newest,
-            self.searcher,
-        )
+        self.writing = Writing(session, identity, self.reader.newest, self.searcher)
         self.writer = Writer(self.writing, maintenance)
         self.tuner = Tuner(self.writing)
 

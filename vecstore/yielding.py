@@ -26,10 +26,10 @@ PAUSES = 4
 _thread = threading.local()
 
 
-def begin(running: Running) -> None:
-    """Tell that this thread runs beside calls."""
+def begin(running: Running, due: float = 0.0) -> None:
+    """Tell that this thread runs beside calls; it lets go for the first time when that is due."""
     _thread.running = running
-    _thread.due = 0.0
+    _thread.due = due
 
 
 def beside() -> Running | None:
@@ -43,8 +43,7 @@ def sharing(running: Running) -> Iterator[None]:
     if beside() is not None or threading.active_count() == 1:
         yield
         return
-    begin(running)
-    _thread.due = time.perf_counter() + EVERY_S
+    begin(running, time.perf_counter() + EVERY_S)
     try:
         yield
     finally:
