@@ -15,7 +15,7 @@ import pytest
 
 import vecstore
 from tests.naive import Model
-from vecstore import balance, clustering, directory, division, write
+from vecstore import balance, check_tenants, clustering, directory, division, reshaping, write
 from vecstore.collection import Collection
 
 E = TypeVar("E", bound=BaseException)
@@ -43,8 +43,8 @@ def small_limits(
     """Make few rows enough for everything that an index does.
 
     A call of `bulk` rows is a bulk load, more than `log` fresh rows are flushed, a posting aims at
-    `posting` rows, and a tenant with twice as many has more than one; with `pages`, so many
-    centroids already make two levels.
+    `posting` rows and never has more than five times as many, and a tenant with twice as many has
+    more than one; with `pages`, so many centroids already make two levels.
     """
     patch.setattr(write, "BULK_ROWS_MIN", bulk)
     patch.setattr(write, "LOG_ROWS_MAX", log)
@@ -53,6 +53,8 @@ def small_limits(
     patch.setattr(division, "COPIES_ROWS_MIN", 0)
     patch.setattr(balance, "POSTING_ENTRIES_MAX", 4 * posting)
     patch.setattr(balance, "POSTING_ENTRIES_MIN", posting)
+    for module in (division, reshaping, check_tenants):
+        patch.setattr(module, "POSTING_ROWS_MAX", 5 * posting)
     train_cell = clustering.train_cell
 
     def small_cell(x: Any, seed: int, *_: Any) -> Any:

@@ -18,7 +18,7 @@ import vecstore
 from tests.naive import Model
 from tests.store_checks import assert_equals, normal, small_limits, sound_store
 from tests.tenant_checks import DIM, SHAPES, fill, flush, shown, small_shapes
-from vecstore import maintenance, publish, rebuild
+from vecstore import maintenance, publish, rebuild, write
 from vecstore.clustering import silent
 from vecstore.collection import Collection
 
@@ -304,6 +304,9 @@ def test_calls_wait_when_rows_pile_up(
         docs.upsert(range(30, 50), normal(20, DIM))
         assert waits == []
         docs.upsert(range(50, 60), normal(10, DIM))
+        assert waits == [maintenance.WAIT_S]
+        monkeypatch.setattr(write, "REMOVED_MIN", 1)
+        assert docs.delete(range(5)) == 5, "which adds nothing to the log, and does not wait"
         assert waits == [maintenance.WAIT_S]
         gate.open.set()
         until(idle)

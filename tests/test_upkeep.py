@@ -12,7 +12,7 @@ import pytest
 
 import vecstore
 from tests.store_checks import normal, small_limits, sound_store
-from vecstore import compaction, idle, planning, recalibration, upkeep
+from vecstore import balance, compaction, idle, planning, recalibration, reshaping, upkeep
 from vecstore.balance import Entries, Tally
 from vecstore.calibrate import calibrate
 from vecstore.collection import Collection
@@ -136,12 +136,13 @@ def written_by(
     leaves = Leaves(0, np.arange(7, 7 + len(centroids), dtype=np.uint32), centroids, centroids[0])
     none = np.zeros(0, np.int64)
     new = Entries(none, none) if new is None else new
-    reshaping = Reshaping(leaves, stored, new, lambda places: x[places], copies)
+    held = np.bincount(stored.ordinals, minlength=len(centroids))
+    reshaping = Reshaping(leaves, stored, new, lambda places: x[places], copies, held)
     shape = reshaping.run(none, none, np.array(renew, np.int64))
-    assert shape.new == len(renew)
+    assert shape.new == len(renew) + shape.tally.splits
     assert shape.leaves.numbers.tolist() == [
         *(7 + i for i in range(len(centroids)) if i not in renew),
-        *([0] * len(renew)),
+        *([0] * shape.new),
     ]
     written = zip(shape.entries.ordinals.tolist(), shape.entries.places.tolist(), strict=True)
     return shape.leaves.centroids, sorted(written), shape.tally
@@ -175,6 +176,35 @@ def test_steps_of_k_means_go_on_from_where_centroids_came() -> None:
     assert len(written) == 24
     assert all(sides[home][row] <= sides[1 - home][row] for home, row in written)
     assert after[0][0] < 9 < 15 < after[1][0]
+
+
+def test_no_posting_gets_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of two postings that are renewed choose the same; a third has no room for more."""
+    monkeypatch.setattr(balance, "POSTING_ENTRIES_MAX", 32)
+    monkeypatch.setattr(reshaping, "POSTING_ROWS_MAX", 20)
+    x = np.float32([[i % 6, i // 6] for i in range(30)] + [[40, i] for i in range(24)])
+    stored = entries(*((i % 2, i) for i in range(30)), *((2, 30 + i) for i in range(18)))
+    coming = entries(*((2, 48 + i) for i in range(6)))
+    after, written, tally = written_by(x, [[3, 2], [-90, 2], [40, 9]], stored, [0, 1], 1, coming)
+    sizes = np.bincount([home for home, _ in written], minlength=len(after))
+    assert sorted(row for _, row in written) == [*range(30), *range(48, 54)], "each row once"
+    assert sizes[0] == 0, "what stays as it is got none"
+    assert 0 < sizes.max() <= 16
+    assert tally.splits == 2
+    for home, row in written:
+        assert abs(x[row] - after[home]).max() < 7
+
+
+def test_equal_rows_chain() -> None:
+    """However many they are: no centroid could tell them apart."""
+    x = np.ones((900, 2), np.float32)
+    stored = entries(*((0, i) for i in range(600)))
+    after, written, tally = written_by(x, [[1, 1], [9, 9]], stored, [0], 1)
+    assert (len(after), len(written), tally.splits) == (2, 600, 0)
+    coming = entries(*((0, i) for i in range(600, 900)))
+    after, written, tally = written_by(x, [[1, 1], [9, 9]], stored, [1], 1, coming)
+    assert (len(after), tally.splits) == (2, 0)
+    assert written == [(0, i) for i in range(600, 900)]
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,16 @@ class Maintenance:
         self._stopping = False
         self._stepped_back = False
 
-    def after_write(self, writer: Maintained, progress: Progress = silent) -> None:
-        """See to a collection that was just written to; no lock may be held."""
+    def after_write(
+        self, writer: Maintained, progress: Progress = silent, *, adds: bool = True
+    ) -> None:
+        """See to a collection that was just written to; no lock may be held.
+
+        Parameters
+        ----------
+        adds : bool
+            The row log has grown: who adds to a full one waits a little, who only ends rows never.
+        """
         if self._mode == "off" or not writer.is_due():
             return
         if self._mode == "inline":
@@ -75,7 +83,7 @@ class Maintenance:
                     pass
             return
         self._schedule(writer)
-        if writer.full_logs() > FULL_MAX:
+        if adds and writer.full_logs() > FULL_MAX:
             with self._state:
                 steps = self._steps
                 self._state.wait_for(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vecstore.balance import Entries, Tally, around, entries_max
 from vecstore.clustering import choose_homes, divide, nearest
-from vecstore.config import SOAR_LAMBDA
+from vecstore.config import POSTING_ROWS_MAX, SOAR_LAMBDA
 from vecstore.directory import Leaves
 from vecstore.rowsets import among, distinct, starts
 from vecstore.yielding import yielding
@@ -164,6 +164,8 @@ class Reshaping:
         Gives rows by place, float32 (n, dim), as the index sees them.
     copies : int
         Places that each row gets.
+    held : int64 (postings,)
+        Entries of each posting, those of ended rows included.
     """
 
     def __init__(
@@ -173,6 +175,7 @@ class Reshaping:
         new: Entries,
         take: Callable[[I64], F32],
         copies: int,
+        held: I64,
     ) -> None:
         self._leaves = leaves
         self._centroids = np.ascontiguousarray(leaves.centroids)
@@ -180,6 +183,7 @@ class Reshaping:
         self._new = new
         self._take = take
         self._copies = copies
+        self._held = held
 
     def run(self, split: I64, dissolve: I64, renew: I64) -> Shape:
         """Divide, dissolve and renew postings, and give the rows concerned their homes."""
@@ -200,7 +204,8 @@ class Reshaping:
         there = self._stored.where(keep[self._stored.ordinals])
         wanted = Entries.union(_renumbered(come, renumber), settled, attracted)
         wanted = wanted.where(~among(wanted.keys(), _renumbered(there, renumber).keys()))
-        splits = len(distinct(parents))
+        wanted, after, parted = self._part(wanted, after, self._held[keep])
+        splits = len(distinct(parents)) + parted
         tally = Tally(
             splits=splits,
             dissolved=len(dissolve),
@@ -227,6 +232,37 @@ class Reshaping:
                 children.append(np.stack([x[part].mean(axis=0) for part in parts]))
                 parents += [ordinal] * len(parts)
         return np.concatenate(children), np.array(parents, np.int64)
+
+    def _part(self, wanted: Entries, after: F32, held: I64) -> tuple[Entries, F32, int]:
+        """Part what came together beyond the limit of a posting; how many postings that were.
+
+        Each row chose its homes without regard to the others. A new posting that too many chose
+        is divided; what a posting that stays has no room for gets postings of its own.
+
+        Parameters
+        ----------
+        held : int64 (kept,)
+            Entries that the first postings of `after` have and keep.
+        """
+        kept = len(held)
+        counts = np.bincount(wanted.ordinals, minlength=len(after))
+        room = np.full(len(after), POSTING_ROWS_MAX)
+        room[:kept] -= held
+        ordinals, centroids, parted = wanted.ordinals.copy(), list(after), 0
+        for ordinal in np.flatnonzero((counts > room) & (counts > 0)).tolist():
+            own = np.flatnonzero(wanted.ordinals == ordinal)
+            x = self._take(wanted.places[own])
+            parts = divide(x, entries_max(self._copies))
+            if len(parts) == 1 and (ordinal >= kept or not np.ptp(x, axis=0).any()):
+                continue  # equal rows chain
+            if ordinal >= kept:  # the first part stays where they all were
+                centroids[ordinal] = x[parts[0]].mean(axis=0)
+                parts = parts[1:]
+            parted += 1
+            for part in parts:
+                ordinals[own[part]] = len(centroids)
+                centroids.append(x[part].mean(axis=0))
+        return Entries(ordinals, wanted.places), np.stack(centroids), parted
 
     def _members(self, ordinal: int) -> I64:
         """Rows of a posting, those that come included."""

@@ -87,19 +87,23 @@ class Snapshot:
 
     def id_of(self, row: int) -> int | str:
         """Id of a live row."""
-        if row >= self.state.log_first and self.log_count:
-            place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
-            if place < self.log_count and self.log.numbers[place] == row:
-                return self.log.id_at(place)
-        return self.extents.raw_rows(row).one(row)
+        place = self._place_in_log(row)
+        return self.extents.raw_rows(row).one(row) if place is None else self.log.id_at(place)
 
     def owner_of(self, row: int) -> int:
         """Tenant of a live row."""
+        place = self._place_in_log(row)
+        return (
+            self.extents.raw_rows(row).owner(row) if place is None else int(self.log.owners[place])
+        )
+
+    def _place_in_log(self, row: int) -> int | None:
+        """Where a row stands in the log, if it does."""
         if row >= self.state.log_first and self.log_count:
             place = int(np.searchsorted(self.log.numbers[: self.log_count], row))
             if place < self.log_count and self.log.numbers[place] == row:
-                return int(self.log.owners[place])
-        return self.extents.raw_rows(row).owner(row)
+                return place
+        return None
 
     def owner_list(self, rows: list[int]) -> list[int]:
         """Tenants of live rows, at least one."""

@@ -48,6 +48,8 @@ class Change:
         What was done to find them.
     copies : int
         Places that each row gets.
+    held : int64 (postings,)
+        Entries of each posting, those of ended rows included.
     """
 
     split: I64
@@ -57,6 +59,7 @@ class Change:
     entry_rows: U32
     tally: Tally
     copies: int
+    held: I64
 
     @property
     def rows(self) -> U32:
@@ -82,7 +85,7 @@ class Change:
         places = np.searchsorted(stored, self.entry_rows).astype(np.int64)
         present = Entries(self.ordinals, places)
         new = Entries.of_homes(one.places.astype(np.int64), one.homes)
-        shape = Reshaping(one.leaves, present, new, take, self.copies).run(
+        shape = Reshaping(one.leaves, present, new, take, self.copies, self.held).run(
             self.split, self.dissolve, self.renew
         )
         numbers = shape.leaves.numbers.copy()
@@ -164,6 +167,7 @@ def _find(view: TenantView, one: Assignment, reading: _Reading) -> Change | None
         np.concatenate([rows[wanted], more_rows]),
         Tally(inspected=len(inspected), dropped=dropped),
         copies,
+        held,
     )
 
 

@@ -297,7 +297,7 @@ class Writer:
         if self._removed >= REMOVED_MIN:
             self._removed, self._look = 0, True
         if self._look:
-            self._maintenance.after_write(self)
+            self._maintenance.after_write(self, adds=False)
 
     def _matching_ids(self, tenant: str | None, ids: Ids | None, where: Filter) -> Ids:
         """Ids of the rows that a filter matches, among the given ones."""
@@ -341,7 +341,7 @@ class Writer:
             record = edit.tenant(other)
             if record.revoked * REVOKED_MAX > record.indexed_rows + LOG_ROWS_MAX:
                 self._worn.add(other)
-        self._maintenance.after_write(self)
+        self._maintenance.after_write(self, adds=False)
         return edit.result
 
     def drop_tenant(self, name: str) -> None:
