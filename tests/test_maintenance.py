@@ -18,7 +18,7 @@ import vecstore
 from tests.naive import Model
 from tests.store_checks import assert_equals, normal, small_limits, sound_store
 from tests.tenant_checks import DIM, SHAPES, fill, flush, shown, small_shapes
-from vecstore import maintenance, publish, rebuild, write
+from vecstore import compaction, maintenance, publish, rebuild, write
 from vecstore.clustering import silent
 from vecstore.collection import Collection
 
@@ -452,3 +452,49 @@ def test_space_comes_back_without_another_call(tmp_path: Path) -> None:
         maps = Path("/proc/self/maps").read_text("utf8")
         assert str(folder) in maps
         assert [name for name in gone if f"{folder / name} (deleted)" in maps] == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_merges_wait_for_queries_that_began_before_but_not_for_ever(
+    tmp_path: Path, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the files of one merge stand beside those of the next."""
+    monkeypatch.setattr(compaction, "READER_WAIT_S", 0.001)
+    waits: list[int] = []
+    with sound_store(tmp_path / "store", maintenance="off") as store:
+        docs = store.collection("docs", dim=DIM)
+        for start in (0, 5_000):
+            docs.load(normal(5_000, DIM, seed=start), np.arange(start, start + 5_000))
+        compactor = docs._core.writer._compactor
+        environment = compactor._writing.environment
+        retired: list[int] = []
+        clear_retired = compaction.clear_retired
+
+        def clear(writing: Any) -> int:
+            retired.append(clear_retired(writing))
+            return retired[-1]
+
+        monkeypatch.setattr(compaction, "clear_retired", clear)
+        reading = environment.read_committed()
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage == "wait for readers":
+                waits.append(done)
+                assert total == compaction.READER_WAITS
+                if ends and done == 2:
+                    reading.abort()
+
+        try:
+            with store._session, store._session.build_lock:
+                compactor.compact(progress)
+        finally:
+            if not ends:
+                reading.abort()
+        with store._session:
+            compaction.clear_retired(compactor._writing)
+    if ends:
+        assert waits == [1, 2]
+        assert retired[2:] == [0] * (len(retired) - 2)
+    else:
+        assert waits[: compaction.READER_WAITS] == list(range(1, compaction.READER_WAITS + 1))
+        assert retired[-2] > retired[0] > 0 == retired[-1]

@@ -14,12 +14,22 @@ import vecstore
 from tests.conftest import SmallSet
 from tests.naive import METRICS, distances, recall, top_k
 from tests.store_checks import sound_store
-from vecstore import planning
-from vecstore.calibrate import BETWEEN, SPREADS, TENANT_SPREADS, Measured, efforts_between
-from vecstore.clustering import kmeans, nearest
+from vecstore import calibrate, planning
+from vecstore.calibrate import (
+    BETWEEN,
+    NEAR,
+    SPREADS,
+    TENANT_SPREADS,
+    Measured,
+    efforts_between,
+    measure,
+    near_frontier,
+)
+from vecstore.clustering import kmeans, nearest, silent
 from vecstore.codecs import find_codec, train_model
 from vecstore.config import Effort, Metric
 from vecstore.row_source import normalised
+from vecstore.workload import held_out
 
 K = 10
 MARGIN = 0.02
@@ -248,3 +258,46 @@ def test_a_spread_between_is_tried_where_one_beside_it_was_among_the_best() -> N
     tried = [Effort(4, 0.5, BETWEEN), Effort(18, 0.7, BETWEEN)]
     assert efforts_between(best, SPREADS) == tried
     assert efforts_between(best, TENANT_SPREADS) == []
+
+
+def test_what_is_near_the_frontier_meets_all_queries() -> None:
+    def one(cost: float, recall: float) -> Measured:
+        return Measured(Effort(1, 1.0, 1.0), recall, 0.01, 1.0, 1.0, 1.0, cost)
+
+    worst, best, last = one(1, 0.5), one(2, 0.9), one(5, 0.99)
+    near, far = one(1.99 / NEAR, 0.8), one(2.01 / NEAR, 0.9)
+    equal = one(50, 0.99)
+    found = near_frontier([equal, last, far, best, near, worst])
+    assert found == [worst, best, near, last, equal]
+
+
+def test_few_queries_find_the_efforts_that_all_would(
+    store: vecstore.Store, small_sets: dict[str, SmallSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each is told as all queries measured it."""
+    docs = loaded(store, small_sets["glove50"], "l2", "rabitq2")
+    view, searcher = docs._core.reader.view(), docs._core.searcher
+    asked: list[int] = []
+    measure_one = calibrate.measure_one
+
+    def counted(*arguments: Any) -> Measured:
+        asked.append(len(arguments[2].own))
+        return measure_one(*arguments)
+
+    monkeypatch.setattr(calibrate, "measure_one", counted)
+    workload = held_out(view, 500, K, silent)
+    assert workload is not None
+    monkeypatch.setattr(calibrate, "ROUGH_QUERIES", 250)
+    every = measure(view, searcher, workload, silent)
+    whole = sum(asked)
+    assert set(asked) == {500}
+    asked.clear()
+    monkeypatch.setattr(calibrate, "ROUGH_QUERIES", 100)
+    found = measure(view, searcher, workload, silent)
+    assert set(asked) == {100, 500}
+    assert sum(asked) < 0.85 * whole
+    for one in every:
+        cheapest = next(own for own in found if own.sure >= one.sure)
+        assert cheapest.cost <= one.cost / NEAR
+    for own in found:
+        assert own == measure_one(view, searcher, workload, own.effort)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.store_checks import normal
-from vecstore import calibrate
+from vecstore import workload
 from vecstore.config import Metric
 from vecstore.raw_forms import find_form
 from vecstore.row_source import Rows, normalised
@@ -29,12 +29,12 @@ def rows_of(x: Any, metric: Metric) -> Rows:
 def test_near_rows_are_the_nearest(
     monkeypatch: pytest.MonkeyPatch, metric: Metric, block: int, far: float
 ) -> None:
-    monkeypatch.setattr(calibrate, "TRUTH_BYTES", block)
+    monkeypatch.setattr(workload, "TRUTH_BYTES", block)
     x, queries = normal(900, 12) + np.float32(far), normal(40, 12, seed=1) + np.float32(far)
     rows = rows_of(x, metric)
     reports: list[tuple[str, int, int]] = []
     prepared = normalised(queries, metric)
-    found = calibrate.near_rows(rows, prepared, K, lambda *report: reports.append(report))
+    found = workload.near_rows(rows, prepared, K, lambda *report: reports.append(report))
     assert found.shape == (40, K)
     a = prepared.astype(np.float64)
     b = rows.take(np.arange(900)).astype(np.float64)
@@ -47,5 +47,5 @@ def test_near_rows_are_the_nearest(
 
 
 def test_all_rows_when_there_are_no_more() -> None:
-    found = calibrate.near_rows(rows_of(normal(K, 3), Metric.L2), normal(2, 3, seed=1), K)
+    found = workload.near_rows(rows_of(normal(K, 3), Metric.L2), normal(2, 3, seed=1), K)
     assert [sorted(own) for own in found.tolist()] == [list(range(K))] * 2

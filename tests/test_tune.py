@@ -28,7 +28,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     small_limits(monkeypatch)
     monkeypatch.setattr("vecstore.calibrate.QUERIES", 60)
     monkeypatch.setattr("vecstore.tune.QUERIES", 80)
-    monkeypatch.setattr("vecstore.tune.ROUGH_QUERIES", 40)
+    monkeypatch.setattr("vecstore.calibrate.ROUGH_QUERIES", 39)
     monkeypatch.setattr("vecstore.tune.TIMED_QUERIES", 5)
     return tmp_path / "store"
 

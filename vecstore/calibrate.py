@@ -2,35 +2,38 @@
 
 Queries are given, or rows sampled from the collection, each without itself among its
 neighbours; the truth is exact search over all rows.  A grid of efforts is measured on the whole
-index, not on a sample of it, and the cheapest one for each recall is kept.  Cost is counted in
-postings, rows and reranks, not timed, so a busy machine does not change the outcome.
+index, not on a sample of it, by some of the queries; those that look best are measured by all, and
+the cheapest one for each recall is kept.  Cost is counted in postings, rows and reranks, not timed,
+so a busy machine does not change the outcome.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.clustering import Progress, silent
+from vecstore.clustering import Progress
 from vecstore.codecs import Codec
-from vecstore.config import BLOCK_ROWS, Effort, Metric
+from vecstore.config import BLOCK_ROWS, Effort
 from vecstore.facts import Edit
 from vecstore.kernels import view as v
-from vecstore.kernels.encode import exact_pairs
-from vecstore.layout import NO_ROW, TENANT_NONE, EffortRecord
-from vecstore.row_source import Rows, normalised
+from vecstore.layout import TENANT_NONE, EffortRecord
 from vecstore.search import Searcher, effort_array
 from vecstore.tenant_view import TenantView
+from vecstore.workload import Workload, held_out
 from vecstore.writing import Writing
 
-F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-U32 = NDArray[np.uint32]
 
 QUERIES = 600
+ROUGH_QUERIES = 150
+"""Queries that the whole grid of efforts is measured on; what comes near its frontier meets all."""
+NEAR = 0.85
+"""An effort comes near if none that costs less than this share of its cost is as good, by these
+few queries."""
 TENANT_QUERIES = 128
 ROWS_PER_QUERY = 100
 """A small collection is measured with fewer queries, so that this takes no longer than it took to
@@ -53,8 +56,6 @@ SINGLE_BOUND = 2.0
 """Share of the error bound for a posting that is scanned whole. At 1.0 up to 0.7 % of the true ten
 nearest were missed, at 1.5 up to 0.13 %, at 2.0 none of 80,000 (SIFT and WordNet, tenants of 130 to
 2,000 rows)."""
-TRUTH_BYTES = 16 << 20
-"""Products of queries and rows, or rows, that are held at a time."""
 GAIN_MIN = 0.0005
 """A series of more and more probes ends when the last step gained less than this."""
 COST_POSTING_NS = 120.0
@@ -63,50 +64,6 @@ COST_REFINE_NS = 40.0
 COST_RERANK_NS = 150.0
 """Measured on 577,568 x 128: a posting, a byte of codes, a look at further bits, a raw row; only
 their ratios matter."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Queries whose true neighbours are known.
-
-    Attributes
-    ----------
-    queries : float32 (n, dim)
-        Raw.
-    limits : float32 (n,)
-        Distance of the last true neighbour, by the kernel that searches use, so that rows at
-        equal distance count alike.
-    own : uint32 (n,)
-        Row that a query is and that does not count, or NO_ROW.
-    wanted : int
-        Neighbours of each query.
-    source : str
-        Where the queries are from.
-    """
-
-    queries: F32
-    limits: F32
-    own: U32
-    wanted: int
-    source: str
-
-    def part(self, count: int) -> Workload:
-        """Take up to `count` of the queries, spread over all."""
-        picks = np.linspace(0, len(self.own) - 1, min(count, len(self.own))).astype(int)
-        queries = np.ascontiguousarray(self.queries[picks])
-        return replace(self, queries=queries, limits=self.limits[picks], own=self.own[picks])
-
-    @property
-    def k(self) -> int:
-        """Answers to ask for, so that a query that is a row itself has enough others."""
-        return self.wanted + int(self.own[0] != NO_ROW)
-
-    def recalls(self, rows: U32, distances: F32) -> F32:
-        """Share of the true neighbours among the answers, float32 (n,)."""
-        right = (distances <= self.limits[:, None]) & (rows != self.own[:, None])
-        right &= rows != np.uint32(NO_ROW)
-        shares: F32 = (np.minimum(right.sum(axis=1), self.wanted) / self.wanted).astype(np.float32)
-        return shares
 
 
 @dataclass(frozen=True)
@@ -144,93 +101,12 @@ class Measured:
         return EffortRecord(self.sure, self.effort.probes, self.effort.bound, self.effort.spread)
 
 
-def near_rows(rows: Rows, queries: F32, k: int, progress: Progress = silent) -> I64:
-    """Find the k rows nearest to each prepared query, by products with blocks of all rows.
-
-    Squares are expanded, so under l2 everything is centred first, and callers take some more rows
-    than they need and their exact distances.  Of a block only what is nearer than the k-th so far
-    is looked at: the products are all that takes time.
-
-    Returns
-    -------
-    int64 (queries, k)
-        In no order.
-    """
-    centre = queries.mean(axis=0) if rows.metric == Metric.L2 else np.float32(0.0)
-    scaled = np.ascontiguousarray(queries - centre) * np.float32(-2.0)
-    best = np.full((len(queries), k), np.inf, np.float32)
-    found = np.zeros((len(queries), k), np.int64)
-    step = max(k, TRUTH_BYTES // (4 * max(len(queries), rows.dim)))
-    for start in range(0, rows.n, step):
-        progress("truth", start, rows.n)
-        part = rows.take(np.arange(start, min(rows.n, start + step))) - centre
-        with np.errstate(invalid="ignore"):  # which BLAS may report of sound products
-            values = scaled @ part.T
-        if rows.metric == Metric.L2:
-            values += np.einsum("ij,ij->i", part, part)
-        _keep_nearest(best, found, values, start)
-    return found
-
-
-def _keep_nearest(best: F32, found: I64, values: F32, first: int) -> None:
-    """Take what is nearer in `values` (queries, rows) than the k nearest so far among these."""
-    k = best.shape[1]
-    near = values < best.max(axis=1, keepdims=True)
-    for query in np.flatnonzero(near.any(axis=1)).tolist():
-        places = np.flatnonzero(near[query])
-        distances = np.concatenate([best[query], values[query, places]])
-        numbers = np.concatenate([found[query], places + first])
-        chosen = np.argpartition(distances, k - 1)[:k]
-        best[query], found[query] = distances[chosen], numbers[chosen]
-
-
 def _probe_counts(postings: int) -> list[int]:
     counts, value = [], 1.0
     while value < min(postings, PROBES_MAX):
         counts.append(round(value))
         value = max(value + 1, value * 1.35)
     return [*counts, min(postings, PROBES_MAX)]
-
-
-def _all_rows(tenant: TenantView) -> tuple[U32, Rows]:
-    numbers, snapshot = tenant.row_numbers(), tenant.snapshot
-    return numbers, Rows(snapshot.identity, snapshot.addresses(numbers), None)
-
-
-def _workload(
-    numbers: U32, rows: Rows, queries: F32, own: U32, wanted: int, source: str, progress: Progress
-) -> Workload:
-    """Find the true neighbours of queries."""
-    prepared = normalised(queries, rows.metric)
-    near = near_rows(rows, prepared, min(rows.n, 2 * (wanted + 1)), progress)
-    distances = np.empty(near.shape, np.float32)
-    exact_pairs(rows.form.number, rows.metric, queries, rows.stored_addresses[near], distances)
-    distances[numbers[near] == own[:, None]] = np.inf
-    limits: F32 = np.sort(distances, axis=1)[:, wanted - 1]
-    progress("truth", rows.n, rows.n)
-    return Workload(queries, limits, own, wanted, source)
-
-
-def held_out(tenant: TenantView, count: int, k: int, progress: Progress) -> Workload | None:
-    """Sample rows of a tenant as queries; None when there are fewer than two."""
-    numbers, rows = _all_rows(tenant)
-    wanted = min(k, rows.n - 1)
-    if wanted < 1:
-        return None
-    rng = np.random.default_rng(tenant.snapshot.identity.record.seed)
-    picks = np.sort(rng.choice(rows.n, min(count, rows.n), replace=False))
-    queries = rows.take_raw(picks)
-    whose = "the collection" if tenant.number == TENANT_NONE else "the tenant"
-    source = f"{len(picks)} rows of {whose}, each without itself"
-    return _workload(numbers, rows, queries, numbers[picks], wanted, source, progress)
-
-
-def given(tenant: TenantView, queries: F32, k: int, progress: Progress) -> Workload:
-    """Take the user's queries, float32 (n, dim)."""
-    numbers, rows = _all_rows(tenant)
-    own = np.full(len(queries), NO_ROW, np.uint32)
-    source = f"{len(queries)} queries that were given"
-    return _workload(numbers, rows, queries, own, min(k, rows.n), source, progress)
 
 
 def measure(
@@ -240,37 +116,92 @@ def measure(
     progress: Progress,
     spreads: Sequence[float] = SPREADS,
 ) -> list[Measured]:
-    """Measure the grid of efforts; return those that no cheaper one beats, by recall."""
-    measured: list[Measured] = []
-    counts = _probe_counts(int(tenant.view[v.POSTINGS]))
+    """Measure a grid of efforts; return those that no cheaper one beats, by recall."""
     codec = tenant.snapshot.extents.codec
     has_few_errors = codec.kind != v.RABITQ or codec.bits > 1
-
-    def climb(bound: float, spread: float, *, high: bool = False) -> None:
-        """Measure more and more probes, until they gain little or, with `high`, up to CEILING."""
-        best = 0.0
-        for probes in counts:
-            tried = measure_one(tenant, searcher, workload, Effort(probes, bound, spread))
-            measured.append(tried)
-            gains_little = probes >= PROBES_SURE and tried.sure < best + GAIN_MIN
-            if tried.sure >= CEILING or (gains_little and not high):
-                break
-            best = max(best, tried.sure)
-
     bounds: tuple[float, ...] = BOUNDS
     if codec.kind == v.FLOAT32:  # has no error to bound
         bounds = (1.0,)
     elif has_few_errors:
         bounds = BOUNDS[:-1]
-    series = [(bound, spread) for bound in bounds for spread in spreads]
-    for done, (bound, spread) in enumerate(series):
-        climb(bound, spread)
-        progress("calibrate", done + 1, len(series))
-    if has_few_errors and min(spreads) < BETWEEN and max(o.sure for o in measured) < CEILING:
-        climb(BOUNDS[-1], spreads[-1], high=True)
+    if len(workload.own) <= 2 * ROUGH_QUERIES:
+        measured = _grid(tenant, searcher, workload, progress, bounds, spreads)
+    else:
+        few = workload.part(ROUGH_QUERIES)
+        near = near_frontier(_grid(tenant, searcher, few, progress, bounds, spreads))
+        measured = []
+        for done, one in enumerate(near):
+            measured.append(measure_one(tenant, searcher, workload, one.effort))
+            progress("calibrate with all queries", done + 1, len(near))
+            if measured[-1].sure >= CEILING:
+                break
+    surest = max(measured, key=lambda one: one.sure)
+    if has_few_errors and min(spreads) < BETWEEN and surest.sure < CEILING:
+        widest = (BOUNDS[-1], spreads[-1])
+        measured += _climb(tenant, searcher, workload, *widest, at_least=surest.effort.probes)
     for effort in efforts_between(_frontier(measured), spreads):
         measured.append(measure_one(tenant, searcher, workload, effort))
     return _frontier(measured)
+
+
+def _grid(
+    tenant: TenantView,
+    searcher: Searcher,
+    workload: Workload,
+    progress: Progress,
+    bounds: Sequence[float],
+    spreads: Sequence[float],
+) -> list[Measured]:
+    """Measure more and more probes, for all bounds and spreads."""
+    measured: list[Measured] = []
+    series = [(bound, spread) for bound in bounds for spread in spreads]
+    for done, (bound, spread) in enumerate(series):
+        measured += _climb(tenant, searcher, workload, bound, spread)
+        progress("calibrate", done + 1, len(series))
+    return measured
+
+
+def _climb(
+    tenant: TenantView,
+    searcher: Searcher,
+    workload: Workload,
+    bound: float,
+    spread: float,
+    at_least: int = 0,
+) -> list[Measured]:
+    """Measure more and more probes, up to CEILING.
+
+    Without a number to begin `at_least` with, only until they gain little.
+    """
+    measured: list[Measured] = []
+    best = 0.0
+    for probes in _probe_counts(int(tenant.view[v.POSTINGS])):
+        if probes < at_least:
+            continue
+        tried = measure_one(tenant, searcher, workload, Effort(probes, bound, spread))
+        measured.append(tried)
+        gains_little = probes >= PROBES_SURE and tried.sure < best + GAIN_MIN
+        if tried.sure >= CEILING or (gains_little and not at_least):
+            break
+        best = max(best, tried.sure)
+    return measured
+
+
+def near_frontier(measured: list[Measured]) -> list[Measured]:
+    """Drop the efforts that a much cheaper one equals; the rest by cost.
+
+    Those at the highest recall stay: few queries cannot tell which of them is the best.
+    """
+    by_cost = sorted(measured, key=lambda entry: entry.cost)
+    highest = max(entry.recall for entry in measured)
+    kept, best, much_cheaper = [], -1.0, 0
+    for one in by_cost:
+        while by_cost[much_cheaper].cost < NEAR * one.cost:
+            best = max(best, by_cost[much_cheaper].recall)
+            much_cheaper += 1
+        if one.recall > best or one.recall == highest:
+            kept.append(one)
+    return kept
 
 
 def efforts_between(best: list[Measured], spreads: Sequence[float]) -> list[Effort]:

@@ -16,6 +16,7 @@ Invariants
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -54,6 +55,9 @@ TIER_EXTENTS = 4
 TIER_BYTES = 1 << 20
 """Extents up to this size are of the lowest tier; each further one holds those up to
 `TIER_EXTENTS` times as large."""
+READER_WAITS = 10
+READER_WAIT_S = 0.02
+"""Between two merges: readers in the middle of a query keep the files of the first from going."""
 DIRECTORIES_MAX = 8
 """Extents of directories, most of which is replaced by then."""
 
@@ -67,19 +71,23 @@ class Compactor:
 
     def tend(self, progress: Progress) -> bool:
         """Merge what is due, one tier of each kind at most; False when nothing was."""
-        return self._run(self._due(progress))
+        return self._run(self._due(progress), progress)
 
     def compact(self, progress: Progress) -> None:
         """Merge everything that can be."""
-        self._run(self._everything(progress))
+        self._run(self._everything(progress), progress)
 
-    def _run(self, steps: list[Callable[[], None]]) -> bool:
+    def _run(self, steps: list[Callable[[], None]], progress: Progress) -> bool:
         """Take steps, each of which holds the maps of what it replaces; False without any."""
         done = bool(steps)
         while steps:
             steps.pop(0)()
             self._writing.newest()  # what this process read last would keep the space of its files
-            clear_retired(self._writing)
+            waits = 0
+            while clear_retired(self._writing) and steps and waits < READER_WAITS:
+                waits += 1
+                progress("wait for readers", waits, READER_WAITS)
+                time.sleep(READER_WAIT_S)
         return done
 
     def _due(self, progress: Progress) -> list[Callable[[], None]]:

@@ -35,7 +35,9 @@ U32 = NDArray[np.uint32]
 SPREAD_ROWS = 2_048
 """Rows whose distances to their centroids tell how well these fit."""
 WHALE_ROWS = 65_536
-"""Rows from which on a tenant is clustered by all threads together, the others one by each."""
+"""Rows from which on a tenant is clustered by all threads together, the others one by each ..."""
+MOST_ROWS = 16_384
+"""... except for one that has so many, and most of those that are clustered."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,16 @@ class Divider:
     ) -> Iterator[Assignment]:
         """Divide tenants, each given by its number and places of its rows."""
         row_bytes = self._identity.row_bytes
+        total, done = sum(len(rows) for _, rows in tenants), 0
         shapes = [size_class(len(rows), row_bytes) for _, rows in tenants]
+        whale_rows = min(WHALE_ROWS, max(MOST_ROWS, total // 2 + 1))
         alone = [
             place
             for place, (_, rows) in enumerate(tenants)
-            if shapes[place] == 0 or len(rows) >= WHALE_ROWS
+            if shapes[place] == 0 or len(rows) >= whale_rows
         ]
         known = {place: self.train(*tenants[place], self._pool) for place in alone}
         rest = [place for place in range(len(tenants)) if place not in known]
-        total, done = sum(len(rows) for _, rows in tenants), 0
 
         def train_one(place: int) -> Assignment:
             return self.train(*tenants[place], Serial())

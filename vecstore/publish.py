@@ -52,10 +52,10 @@ def publishing(writing: Writing, numbers: ExtentNumbers) -> Iterator[Edit]:
         edit.finish()
 
 
-def clear_retired(writing: Writing) -> None:
-    """Unlink extents that were retired, where no reader is older."""
+def clear_retired(writing: Writing) -> int:
+    """Unlink extents that were retired, where no reader is older; how many are left."""
     with writing.committing():
-        remove_retired(writing.environment)
+        return remove_retired(writing.environment)
 
 
 def return_memory() -> None:

@@ -38,8 +38,8 @@ def remove_leftovers(environment: Environment, collections: list[int]) -> None:
     remove_retired(environment)
 
 
-def remove_retired(environment: Environment) -> None:
-    """Unlink retired extents whose transaction no reader is older than.
+def remove_retired(environment: Environment) -> int:
+    """Unlink retired extents whose transaction no reader is older than; how many are left.
 
     The transaction must be durable.  A file that cannot be removed stays retired.
     """
@@ -53,7 +53,7 @@ def remove_retired(environment: Environment) -> None:
     finally:
         transaction.abort()
     if not retired:
-        return
+        return 0
     oldest = environment.oldest_reader()
     gone = []
     for number, stamp in retired.items():
@@ -65,3 +65,4 @@ def remove_retired(environment: Environment) -> None:
         with environment.write() as transaction:
             for number in gone:
                 transaction.delete(layout.key_u64(0, Kind.RETIRED, number))
+    return len(retired) - len(gone)

@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 
 from vecstore import layout
 from vecstore.built import Built
-from vecstore.calibrate import (
-    Measured,
-    Workload,
-    calibration_note,
-    given,
-    held_out,
-    measure,
-    measure_one,
-)
+from vecstore.calibrate import Measured, calibration_note, measure
 from vecstore.choice import Request, best, fits
 from vecstore.clustering import Progress, worker_pool
 from vecstore.codecs import Codec, find_codec
@@ -45,13 +37,12 @@ from vecstore.search import effort_array
 from vecstore.snapshot import Snapshot, with_index
 from vecstore.stats import index_bytes
 from vecstore.tenant_view import TenantView, make_view
+from vecstore.workload import Workload, given, held_out
 from vecstore.writing import Writing
 
 F32 = NDArray[np.float32]
 
 QUERIES = 1_000
-ROUGH_QUERIES = 250
-"""Queries that the grid of efforts is measured on; those on its frontier then meet all."""
 RECALLS = (0.90, 0.95, 0.99)
 """Timed beside the recall that is asked for."""
 TIMED_QUERIES = 200
@@ -196,10 +187,7 @@ class Tuner:
                 changed = _with_index(tenant, codec, built)
                 entrant = _Entrant(codec, built, changed, [], *index_bytes(changed))
                 entrants.append(entrant)
-                rough = measure(changed, self._searcher, workload.part(ROUGH_QUERIES), report)
-                entrant.measured = [
-                    measure_one(changed, self._searcher, workload, found.effort) for found in rough
-                ]
+                entrant.measured = measure(changed, self._searcher, workload, report)
         finally:
             pool.shutdown()
         return left_out
