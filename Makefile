@@ -3,7 +3,7 @@
 #
 #   make demo         index 400,000 word vectors, close, reopen, query
 #   make test         every check; the same that CI runs
-#   make soak         every test, the long ones too, with many more random examples
+#   make soak         every test, the long ones too, with ten times as many random examples
 #   make bench-smoke  the benchmark on a small set, to see that it runs (needs a C++ compiler)
 #   make clean        remove .venv and everything else made here
 
@@ -26,7 +26,7 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope
 
 soak: .venv/test.stamp
-	$(BIN)/python -m pytest -m "" --hypothesis-profile=soak
+	$(BIN)/python -m pytest -m "" --hypothesis-profile=soak --numprocesses=2 --dist=loadscope
 
 bench-smoke: .venv/bench.stamp
 	$(BIN)/python -m bench run --dataset synthetic-20000x32 --adapter vecstore,hnswlib \

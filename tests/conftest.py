@@ -21,13 +21,23 @@ METRIC_OF = {"glove50": "cosine", "wordnet_minilm384": "cosine", "fashion784": "
 
 # The first call of a kernel compiles it, which no deadline and no health check should count.
 SLOW_FIRST_CALL = [HealthCheck.too_slow]
+EXAMPLES = 50
 settings.register_profile(
-    "ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=SLOW_FIRST_CALL
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=EXAMPLES,
+    suppress_health_check=SLOW_FIRST_CALL,
 )
 settings.register_profile(
-    "soak", deadline=None, max_examples=2_000, suppress_health_check=SLOW_FIRST_CALL
+    "soak", deadline=None, max_examples=10 * EXAMPLES, suppress_health_check=SLOW_FIRST_CALL
 )
 settings.load_profile("ci")
+
+
+def examples(count: int) -> int:
+    """So many examples with `make test`, in proportion more with `make soak`."""
+    return count * settings().max_examples // EXAMPLES
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import naive_filters
+from tests.conftest import examples
 from tests.filter_checks import EDGES, TEXTS, wheres
 from tests.filter_checks import rows as metadata_rows
 from vecstore.attributes import (
@@ -102,7 +103,7 @@ def row_set(rows: list[int]) -> RowSet:
 # --- the same answers as the oracle -------------------------------------------------------------
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_matching_is_brute_force(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     """Rows over three extents and the fresh ones, two tenants that share some."""

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 import vecstore
+from tests.conftest import examples
 from tests.naive import Model, distances
 from tests.store_checks import small_limits
 
@@ -189,6 +190,4 @@ class CollectionMachine(RuleBasedStateMachine):
 
 
 TestCollection = CollectionMachine.TestCase
-TestCollection.settings = settings(
-    max_examples=max(100, settings().max_examples), stateful_step_count=50
-)
+TestCollection.settings = settings(max_examples=examples(100), stateful_step_count=50)

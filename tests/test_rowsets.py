@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from tests.conftest import examples
 from vecstore.layout import get_bits
 from vecstore.rowsets import DENSE_WORDS, RowSet, among, starts
 
@@ -54,7 +55,7 @@ def held(found: RowSet) -> list[int]:
     return list(rows)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(some, some)
 def test_operations_are_those_of_sets(left: list[int], right: list[int]) -> None:
     a, b = set(left), set(right)

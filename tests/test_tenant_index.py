@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from vecstore.kernels import view as v
 from vecstore.kernels.runs import find_runs, lay_out_runs
 from vecstore.layout import RUN_DTYPE
@@ -25,7 +26,7 @@ def stored(extent: int, runs: list[tuple[int, int]]) -> Any:
     return table
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.lists(stored_runs, max_size=4),
     tenants,

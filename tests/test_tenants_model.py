@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import vecstore
+from tests.conftest import examples
 from tests.naive_tenants import ForeignError, TakenError, Tenants
 from tests.store_checks import small_limits
 from vecstore.facts import Edit
@@ -269,5 +270,5 @@ class TenantsMachine(RuleBasedStateMachine):
         self.patch.undo()
 
 
-TenantsMachine.TestCase.settings = settings(max_examples=18, stateful_step_count=25)
+TenantsMachine.TestCase.settings = settings(max_examples=examples(18), stateful_step_count=25)
 TestTenants = TenantsMachine.TestCase

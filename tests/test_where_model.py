@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import vecstore
+from tests.conftest import examples
 from tests.filter_checks import rows as metadatas
 from tests.filter_checks import wheres
 from tests.naive import distances
@@ -191,5 +192,5 @@ class WhereMachine(RuleBasedStateMachine):
         self.patch.undo()
 
 
-WhereMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=20)
+WhereMachine.TestCase.settings = settings(max_examples=examples(40), stateful_step_count=20)
 TestWhere = WhereMachine.TestCase
