@@ -498,3 +498,21 @@ def test_merges_wait_for_queries_that_began_before_but_not_for_ever(
     else:
         assert waits[: compaction.READER_WAITS] == list(range(1, compaction.READER_WAITS + 1))
         assert retired[-2] > retired[0] > 0 == retired[-1]
+
+
+def test_dead_vectors_go_before_all_postings_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These take their room twice for a while; what can be given back before, is."""
+    with sound_store(tmp_path / "store", maintenance="off") as store:
+        docs = store.collection("docs", dim=DIM)
+        docs.load(normal(5_000, DIM))
+        docs.delete(range(750))
+        compactor = docs._core.writer._compactor
+        with store._session, store._session.build_lock:
+            assert not compactor.tend(silent)
+            assert docs.stats()["dead_rows"] == 750
+            monkeypatch.setattr("vecstore.idle.DEAD_SHARE", 0.1)
+            assert compactor.tend(silent)
+            assert not compactor.tend(silent)
+        assert docs.stats()["dead_rows"] == 0

@@ -98,10 +98,12 @@ class Compactor:
         with self._writing.captured() as captured:
             all_postings = idle.has_dead_entries(captured)
             unread = idle.mostly_unread(captured)
+        postings = extents.postings if all_postings else _full_tier(extents.postings) or unread
+        is_most = 2 * _room(postings) > _room(extents.postings)
         return self._steps(
-            extents.postings if all_postings else _full_tier(extents.postings) or unread,
+            postings,
             extents.attributes if worn else _full_tier(extents.attributes),
-            self._raw_groups(snapshot, idle.RAW_DEAD_SHARE),
+            self._raw_groups(snapshot, idle.RAW_DEAD_SHARE / 2 if is_most else idle.RAW_DEAD_SHARE),
             extents.directories if len(extents.directories) > DIRECTORIES_MAX else {},
             progress,
         )
@@ -377,8 +379,12 @@ def _fragments(parts: Sequence[PostingRuns]) -> list[PostingRuns]:
     stand side by side as a whole: what the short runs waste is given back first.
     """
     by_size = sorted(parts, key=lambda part: part.extent.record.bytes)[:-1]
-    room = sum(part.extent.record.bytes for part in by_size)
-    return by_size if len(by_size) > 1 and room > EXTENT_BYTES_MIN else []
+    return by_size if len(by_size) > 1 and _room(by_size) > EXTENT_BYTES_MIN else []
+
+
+def _room(parts: Sequence[PostingRuns]) -> int:
+    """Bytes of some extents."""
+    return sum(part.extent.record.bytes for part in parts)
 
 
 def _full_tier(parts: Sequence[T]) -> list[T]:

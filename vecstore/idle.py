@@ -23,7 +23,8 @@ I64 = NDArray[np.int64]
 DEAD_SHARE = 0.25
 """Share of stored rows, or of the entries that are read, that may be dead."""
 RAW_DEAD_SHARE = 0.2
-"""Share of the rows of raw extents that may be dead: vectors are most of what a store takes."""
+"""Share of the rows of raw extents that may be dead: vectors are most of what a store takes. Half
+as many may be when most postings are written anew, which takes their room twice for a while."""
 UNREAD_SHARE = 1 / 4
 """Share of the entries of an extent that may be those of postings which are no more."""
 TENANTS_LOOKED_AT = 64

@@ -182,8 +182,8 @@ def test_planted_bug_of_the_next_process_is_seen(
     shimmed: Server, tmp_path: Path, report: Any
 ) -> None:
     """A process is ended in a commit, and the next removes files before that commit is durable."""
-    ends = [-n for n in range(3, 36, 2)]
-    tally = attack(shimmed, tmp_path, ends, 250, 150, 1, "opened_without_sync")
+    ends = [-n for n in range(2, 40)]
+    tally = attack(shimmed, tmp_path, ends, 250, 800, 1, "opened_without_sync")
     report(images=tally.images, caught_in=len(tally.wrong))
     assert tally.wrong
 
