@@ -244,7 +244,8 @@ assert contents(docs, range(20_000)) == before
 store.close()
 with vecstore.open(path, "r") as store:
     assert contents(store.collection("docs"), range(20_000)) == before
-    assert store.check() == []
+    # when it was a commit that failed, extents made for it stay until the next writer comes
+    assert {violation.invariant for violation in store.check()} <= {"extents-named"}
 subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
 with vecstore.open(path, maintenance=mode) as store:
     docs = store.collection("docs")

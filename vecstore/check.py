@@ -87,7 +87,8 @@ def _check_folder(folder: Path, named: dict[int, int] | None) -> Iterator[Violat
         if entry.suffix != ".ext" or not number.isdigit():
             yield Violation("extents-named", str(entry), "a file that is no extent")
         elif named is not None and int(number) not in named:
-            yield Violation("extents-named", str(entry), "no transaction names this extent")
+            detail = "no transaction names this extent; the next writer removes it"
+            yield Violation("extents-named", str(entry), detail)
 
 
 @dataclass(frozen=True)
