@@ -208,6 +208,21 @@ def train_cell(x: F32, seed: int, limit: int = LEAF_ROWS_MAX, rows: int = POSTIN
     return np.ascontiguousarray(means, dtype=np.float32)
 
 
+def chain(x: F32, begin: F32) -> I64:
+    """Order vectors (n, dim) from the one nearest to `begin`, each followed by the nearest left.
+
+    What is written in this order stands beside what is probed with it, and is read in one piece.
+    """
+    order = np.empty(len(x), np.int64)
+    halves = 0.5 * np.einsum("ij,ij->i", x, x)
+    apart = halves - x @ begin
+    for i in range(len(x)):
+        order[i] = at = np.argmin(apart)
+        halves[at] = np.inf
+        apart = halves - x @ x[at]
+    return order
+
+
 def worker_pool(workers: int) -> ThreadPoolExecutor:
     """Threads that each run faiss on one core: cells are independent, barriers cost more."""
     running = beside()
@@ -263,6 +278,7 @@ def _train_cells(source: Source, seed: int, keeper: Keeper | None) -> F32:
     sample = min(source.n, cell_count * TRAIN_ROWS_PER_CELL)
     picks = np.sort(rng.choice(source.n, sample, replace=False)).astype(np.int64)
     cells = kmeans(source.take(picks), cell_count, seed, TRAIN_ROWS_PER_CELL)
+    cells = cells[chain(cells, cells[0])]
     if keeper is not None:
         keeper.keep("sample", 0, (_NO_INTS, cells))
     return cells
@@ -286,7 +302,8 @@ def train_tree(
             cell_rng = np.random.default_rng([seed, cell])
             members = np.sort(cell_rng.choice(members, sample_max, replace=False))
         limit, rows = max(2, int(LEAF_ROWS_MAX * share)), max(1, int(POSTING_ROWS * share))
-        leaves[cell] = train_cell(source.take(members), seed, limit, rows)
+        own = train_cell(source.take(members), seed, limit, rows)
+        leaves[cell] = own[chain(own, cells[max(0, cell - 1)])]
 
     def collect(first: int, end: int) -> Piece:
         made = leaves[first:end]
