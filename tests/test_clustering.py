@@ -210,3 +210,17 @@ def test_limit_drops_copies_and_never_first_homes(pairs: list[tuple[int, int]], 
         before, after = (homes == posting).sum(), (limited == posting).sum()
         firsts = (homes[:, 0] == posting).sum()
         assert after == before if before <= limit else after == max(limit, firsts)
+
+
+@given(n=st.integers(1, 40), dim=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_chain(n: int, dim: int, seed: int) -> None:
+    """Each vector once, and each the nearest to that before it of those left."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, dim), np.float32)
+    at = rng.standard_normal(dim, np.float32)
+    order = clustering.chain(x, at)
+    assert sorted(order.tolist()) == list(range(n))
+    for i in range(n):
+        apart = np.square(x[order[i:]] - at).sum(axis=1)
+        assert apart[0] <= apart.min() * 1.0001 + 1e-5
+        at = x[order[i]]
