@@ -254,7 +254,7 @@ def test_a_spread_between_is_tried_where_one_beside_it_was_among_the_best() -> N
     def one(probes: int, bound: float, spread: float) -> Measured:
         return Measured(Effort(probes, bound, spread), 0.9, 0.01, 1.0, 1.0, 1.0, 1.0)
 
-    best = [one(4, 0.5, 0.5), one(9, 0.7, 1e9), one(4, 0.5, 1.0), one(18, 0.7, 1.0)]
+    best = [one(4, 0.5, 0.7), one(9, 0.7, 1e9), one(4, 0.5, 1.5), one(18, 0.7, 1.5)]
     tried = [Effort(4, 0.5, BETWEEN), Effort(18, 0.7, BETWEEN)]
     assert efforts_between(best, SPREADS) == tried
     assert efforts_between(best, TENANT_SPREADS) == []

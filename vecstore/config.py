@@ -147,12 +147,13 @@ class Effort:
     Attributes
     ----------
     probes : int
-        Postings scanned at most.
+        Postings scanned at most: those whose rank by distance, as a share of this, and whose
+        excess, as a share of `spread`, together do not exceed 1.
     bound : float
         Fraction of the code's error bound used when a row is excluded; 1.0 is the full bound.
     spread : float
-        A posting is left out when its centroid is farther than (1 + spread) times the nearest
-        centroid, in the index's own distance (squared for l2).
+        Excess at which no posting is scanned: by how much a centroid is farther than the nearest,
+        as a share of that distance, in the index's own (squared for l2).
     """
 
     probes: int

