@@ -210,7 +210,7 @@ def efforts_between(best: list[Measured], spreads: Sequence[float]) -> list[Effo
 
     A query that needs more than the narrow one gives often needs less than the wide one's.
     """
-    if min(spreads) > BETWEEN:
+    if min(spreads) >= BETWEEN:
         return []
     sides = {max(s for s in spreads if s < BETWEEN), min(s for s in spreads if s > BETWEEN)}
     near = [one.effort for one in best if one.effort.spread in sides]
