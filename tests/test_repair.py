@@ -295,15 +295,16 @@ def test_damaged_rows_are_dropped(
     if also == "postings":
         break_file(next(f for f, kind in own if kind == ExtentKind.POSTINGS), "missing")
     with sound_store(path) as store:
-        refused, before = store.repair(), listing(path)
+        before = listing(path)
+        refused = store.repair()
         assert "drop_damaged" in refused[0]
+        assert listing(path) == before
         lost = named(refused[0])
         assert lost
         said = store.repair(drop_damaged=True)
         assert f"{len(lost)} rows were deleted" in said[0]
         assert named(said[0]) == lost
         assert store.check() == []
-        assert listing(path) != before
         assert store.repair(drop_damaged=True) == []
         for key, view in views(store).items():
             if not key.startswith(name):
